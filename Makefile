@@ -1,0 +1,46 @@
+# make help lists the targets. The environment is .venv; PYTHON chooses the interpreter that makes it.
+PYTHON ?= python3
+PIP_ARGS ?=
+EXTRAS ?= dev
+SCALE ?= smoke
+JOBS ?= 2
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup test lint reproduce-all report clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.done-$(EXTRAS) ## make the environment (PIP_ARGS="--index-url ..." is passed on to pip; EXTRAS=dev,federated)
+
+# Only when its inputs have changed; an interrupted installation is done again.
+$(VENV)/.done-$(EXTRAS): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+test: setup ## all tests, side by side (PYTEST_ARGS="-k claims" chooses)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## style, types, and which module may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+reproduce-all: setup ## all papers at SCALE=smoke|cpu|paper, JOBS at once, then the report
+	$(BIN)/python -m iclr_repro.run --multirun 'paper=glob(*,exclude=none)' scale=$(SCALE) \
+		hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS); status=$$?; \
+		$(MAKE) --no-print-directory report && exit $$status
+
+report: setup ## runs/ -> report/index.html
+	$(BIN)/python -m iclr_repro.report
+
+clean: ## remove what can be made again, but no results
+	rm -rf $(VENV) build dist report .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests scripts -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,95 @@
+"""What the experiments share: collecting metrics with their intervals and counts, and marking generated data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from iclr_repro.core.experiment import DataKind, Result
+from iclr_repro.core.plotting import COLORS
+from iclr_repro.review_insights.baselines import majority_class
+from iclr_repro.review_insights.bootstrap import Bootstrap, resampling_counts
+from iclr_repro.review_insights.predictors import Cases, balanced_logistic, evaluate, macro_f1_of_papers
+from iclr_repro.review_insights.scores import ScorePairs
+
+
+class Measurements:
+    """Metrics and their intervals on the way to a `Result`; what is not defined (NaN) is left out."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+        self.intervals: dict[str, tuple[float, float]] = {}
+
+    def add(self, name: str, value: float, interval: tuple[float, float] | None = None) -> None:
+        """Note a metric, with its interval where it has one."""
+        if np.isfinite(value):
+            self.metrics[name] = float(value)
+            if interval is not None and np.isfinite(interval).all():
+                self.intervals[name] = (float(interval[0]), float(interval[1]))
+
+    def add_draws(self, name: str, value: float, draws: pd.Series | np.ndarray) -> None:
+        """Note a metric with the percentile interval of its bootstrap draws (none without draws)."""
+        draws = np.asarray(draws, dtype=np.float64)
+        draws = draws[np.isfinite(draws)]
+        self.add(name, value, tuple(np.quantile(draws, [0.025, 0.975])) if len(draws) else None)
+
+    def count(self, prefix: str, pairs: ScorePairs) -> None:
+        """Note how many papers and reviews there are, and how many papers were left out for which reason."""
+        self.add(f"{prefix}/papers/n", len(pairs.papers))
+        self.add(f"{prefix}/reviews/n", len(pairs.reviews))
+        for reason, number in pairs.dropped.items():
+            self.add(f"{prefix}/dropped/{reason}", number)
+
+    def add_difference(self, name: str, boot: Bootstrap, first: str, second: str) -> None:
+        """Note the difference first - second of two bootstrapped statistics."""
+        self.add_draws(name, boot.estimates[first] - boot.estimates[second], boot.draws[first] - boot.draws[second])
+
+    def add_ratio(self, name: str, boot: Bootstrap, first: str, second: str) -> None:
+        """Note the ratio first / second of two bootstrapped statistics; without a value where the second is zero."""
+        divisor = boot.estimates[second]
+        if divisor > 0:
+            draws = boot.draws[first] / boot.draws[second].where(boot.draws[second] > 0)
+            self.add_draws(name, boot.estimates[first] / divisor, draws)
+
+    def add_table(self, prefix: str, boot: Bootstrap, tables: Iterable[str]) -> pd.DataFrame:
+        """Note all statistics of the named tables, and n for each of their rows (see `Bootstrap.row_counts`).
+
+        Returns:
+            The estimates and intervals, a row a statistic.
+        """
+        tables = set(tables)
+        intervals = boot.intervals()
+        chosen = intervals[intervals.index.str.split("/").str[0].isin(tables)]
+        for name, row in chosen.iterrows():
+            self.add(f"{prefix}/{name}", row["estimate"], (row["low"], row["high"]))
+        for group, n in boot.row_counts().items():
+            if group.split("/")[0] in tables:
+                self.add(f"{prefix}/{group}/n", n)
+        return chosen
+
+    def add_macro_f1(self, prefix: str, cases: Cases, *, rng: np.random.Generator, draws: int) -> None:
+        """Note macro F1 of the logistic model and its margin over the majority class, its spread over the folds beside.
+
+        The intervals are over papers, with the models of the five folds as they are.
+        """
+        weights = resampling_counts(int(cases.paper.max()) + 1, draws, rng=rng)
+        logistic, majority = (evaluate(model, cases) for model in (balanced_logistic, majority_class))
+        logistic_draws, majority_draws = (
+            macro_f1_of_papers(cases, found.labels, weights) for found in (logistic, majority)
+        )
+        self.add(f"{prefix}/n", logistic.n)
+        self.add_draws(f"{prefix}/macro_f1", logistic.macro_f1_mean, logistic_draws)
+        self.add(f"{prefix}/macro_f1_fold_std", logistic.macro_f1_std)
+        self.add_draws(f"{prefix}/macro_f1_majority", majority.macro_f1_mean, majority_draws)
+        margin = logistic.macro_f1_mean - majority.macro_f1_mean
+        self.add_draws(f"{prefix}/macro_f1_over_majority", margin, logistic_draws - majority_draws)
+
+    def result(self, *, data: DataKind, **rest: Any) -> Result:
+        """Wrap up; a figure of generated data says so."""
+        if data == "synthetic":
+            for made in rest.get("figures", {}).values():
+                made.suptitle("generated data", x=0.01, ha="left", color=COLORS[1], fontsize=8)
+        return Result(metrics=self.metrics, intervals=self.intervals, data=data, **rest)

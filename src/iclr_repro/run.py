@@ -1,0 +1,328 @@
+"""The command: compose the configuration, run every experiment for every seed, judge the claims, print the table.
+
+    python -m iclr_repro.run paper=review_insights
+    python -m iclr_repro.run paper=review_insights scale=smoke only=[rankings]
+    python -m iclr_repro.run --multirun 'paper=glob(*,exclude=none)' hydra/launcher=joblib
+
+Exit codes: 0 all ran; 1 an experiment failed (or, with strict=true, a claim was not reproduced); 2 the command line is
+wrong; 130 and 143 Ctrl-C and SIGTERM, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import hydra
+import psutil
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+from iclr_repro import command_line
+from iclr_repro.core import distributed
+from iclr_repro.core.claims import Claim, claims_of
+from iclr_repro.core.device import select_device
+from iclr_repro.core.document import Paper, record_document, results_document, write_document
+from iclr_repro.core.execution import Outcome
+from iclr_repro.core.experiment import ParameterError, build, experiment_class, nearest
+from iclr_repro.core.interruption import Interrupted
+from iclr_repro.core.pool import run_tasks
+from iclr_repro.core.provenance import source_digests
+from iclr_repro.core.record import Task
+from iclr_repro.core.resources import checkout_dir, configs_dir
+
+_LOG = logging.getLogger("iclr_repro")
+_VERDICT_STYLES = {"reproduced": "green", "inconclusive": "yellow", "not reproduced": "red", "not run": "dim"}
+
+
+class JobFailed(Exception):  # noqa: N818 - carries the exit code of a job through Hydra's launchers
+    """A job of a multirun ended with an exit code other than 0."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (default: the process's) and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    set_up_logging()
+    try:
+        if {"--help", "-h"} & set(arguments):
+            print(command_line.help_text())
+            return 0
+        if any(argument.startswith("-") for argument in arguments):
+            return _through_hydra(arguments)
+        return run_paper(command_line.compose(arguments), arguments)
+    except command_line.UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def run_paper(config: DictConfig, overrides: Sequence[str]) -> int:
+    """Run the experiments of one paper as configured, print and write the judged claims; return the exit code.
+
+    Raises:
+        UsageError: no paper chosen, or a value in the configuration is wrong; nothing has run.
+    """
+    settings = command_line.checked_settings(config)
+    paper = command_line.paper_of(config)
+    tasks = _tasks(settings, paper)
+    claims = _claims(paper.name)
+    if settings["jobs"] > 1 and distributed.num_processes() > 1:
+        raise command_line.UsageError("jobs: several launched processes make one run together: use jobs=1")
+    if settings["record"] and checkout_dir() is None:
+        raise command_line.UsageError("record=true writes into a checkout of the repository, and this is not one")
+    _check_writable(Path(settings["runs_dir"]))
+    chosen = settings["only"] or list(settings["experiments"])
+    to_run = [task for task in tasks if task.experiment in chosen]
+    device = select_device(settings["device"])
+    _LOG.info(
+        "%s at scale %s: %d experiments, %d runs, %s, threads %d",
+        paper.name, settings["scale"], len(chosen), len(to_run), device, settings["threads"],
+    )  # fmt: skip
+    distributed.start(device)
+    try:
+        outcomes = run_tasks(to_run, jobs=settings["jobs"], set_up=set_up_logging)
+    finally:
+        distributed.stop()
+    skipped = sum(outcome.skipped for outcome in outcomes.values())
+    if skipped:
+        _LOG.info(
+            "%d of %d runs were finished before and are not run again (force=true runs them)", skipped, len(to_run)
+        )
+    exit_code = _exit_code(list(outcomes.values()))
+    if not distributed.is_main():
+        return exit_code
+
+    changed = command_line.changed_by(overrides)
+    document = results_document(paper, tasks, claims, overrides=overrides, changed=changed)
+    path = write_document(document, Path(settings["runs_dir"]))
+    print_document(document)
+    _LOG.info("written: %s", path)
+    if settings["record"]:
+        _record(document, Path(settings["runs_dir"]))
+    if settings["strict"] and any(claim["verdict"] == "not reproduced" for claim in document["claims"]):
+        exit_code = exit_code or 1
+    return exit_code
+
+
+def print_document(document: Mapping[str, Any]) -> None:
+    """Print the claims table, and the experiments that did not finish."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    table = Table(title=f"{document['title']} - scale {document['scale']}", title_justify="left", expand=False)
+    for column in ("claim", "statement", "paper", "measured [95 % interval]", "threshold", "verdict"):
+        table.add_column(column, overflow="fold")
+    for claim in document["claims"]:
+        verdict = Text(claim["verdict"], style=_VERDICT_STYLES[claim["verdict"]])
+        if claim["note"]:
+            verdict.append(f"\n{claim['note']}", style="dim")
+        identifier = Text(claim["id"], style="bold" if claim["headline"] else "")
+        cells = [claim["statement"], claim["paper"], _measured(claim), claim["threshold"]]
+        table.add_row(identifier, *map(Text, cells), verdict)
+    console.print(table)
+    for name, experiment in document["experiments"].items():
+        if experiment["status"] != "finished":
+            console.print(Text(f"{name}: {experiment['status']}{_after_colon(experiment['error'])}", style="red"))
+    counts = dict.fromkeys(_VERDICT_STYLES, 0)
+    for claim in document["claims"]:
+        counts[claim["verdict"]] += 1
+    console.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+
+
+def set_up_logging() -> None:
+    """Send the package's messages to standard error: styled on a terminal, plain lines elsewhere."""
+    if _LOG.handlers:
+        return
+    console = Console(stderr=True)
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="[%X]")
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", datefmt="%X"))
+    _LOG.addHandler(handler)
+    _LOG.setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").parent = _LOG
+
+
+class _Stop:
+    """A signal that came while Hydra launches jobs; each job handles its own, this keeps the next from starting."""
+
+    received: int | None = None
+
+
+def _through_hydra(arguments: list[str]) -> int:
+    """Let Hydra handle its own flags (--multirun, --cfg, ...), with our messages for wrong names."""
+    launched = hydra.main(version_base="1.3", config_path=str(configs_dir()), config_name="config")(_job)
+    own_argv, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing and exiting
+    exit_code = 0
+    try:
+        with _signals_passed_on():
+            launched()
+    except JobFailed as failed:
+        exit_code = failed.exit_code
+    except Interrupted as stop:
+        exit_code = stop.exit_code
+    except Exception as error:
+        if _Stop.received is None:  # else these are workers that were told to stop and are reported as lost
+            if full_error == "1":
+                raise
+            raise command_line.UsageError(command_line.explain(error, arguments)) from error
+    finally:
+        sys.argv = own_argv
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+    return exit_code if _Stop.received is None else 128 + _Stop.received
+
+
+@contextmanager
+def _signals_passed_on() -> Iterator[None]:
+    """Pass the first SIGINT or SIGTERM on to a launcher's processes and wait for them; the second stops at once."""
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if _Stop.received is not None:
+            raise KeyboardInterrupt
+        _Stop.received = signum
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.send_signal(signal.SIGTERM)
+
+    _Stop.received = None
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def _job(config: DictConfig) -> None:
+    """Run one job of a multirun; Hydra wants failure as an exception, and an interruption must end all jobs."""
+    if _Stop.received is not None:
+        raise Interrupted(_Stop.received)
+    set_up_logging()
+    exit_code = run_paper(config, list(HydraConfig.get().overrides.task))
+    if exit_code > 128:
+        raise Interrupted(exit_code - 128)
+    if exit_code:
+        raise JobFailed(exit_code)
+
+
+def _tasks(settings: Mapping[str, Any], paper: Paper) -> list[Task]:
+    """Make a task of every experiment and seed, refusing wrong parameters of any of them before anything runs."""
+    problems = [
+        f"only: no experiment {name!r} in {paper.name}{nearest(name, settings['experiments'])}"
+        for name in settings["only"]
+        if name not in settings["experiments"]
+    ]
+    package = f"iclr_repro.{paper.name}"
+    sources = source_digests(package, "iclr_repro.core")
+    tasks = []
+    for name, config in settings["experiments"].items():
+        try:
+            build(name, config)
+        except ParameterError as error:
+            problems.append(str(error))
+            continue
+        uses_seeds = getattr(experiment_class(config["_target_"]), "uses_seeds", True)
+        for seed in settings["seeds"] if uses_seeds else settings["seeds"][:1]:
+            tasks.append(
+                Task(
+                    paper=paper.name,
+                    package=package,
+                    experiment=name,
+                    scale=settings["scale"],
+                    seed=seed,
+                    config=config,
+                    device=settings["device"],
+                    threads=settings["threads"],
+                    sources=sources,
+                    runs_dir=Path(settings["runs_dir"]),
+                    tracker=settings["tracker"],
+                    resume=settings["resume"],
+                    force=settings["force"],
+                )
+            )
+    if problems:
+        raise command_line.UsageError("\n".join(problems))
+    return tasks
+
+
+def _claims(paper: str) -> list[Claim]:
+    return claims_of(importlib.import_module(f"iclr_repro.{paper}.claims"))
+
+
+def _check_writable(runs_dir: Path) -> None:
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=runs_dir):
+            pass
+    except OSError as error:
+        raise command_line.UsageError(
+            f"runs_dir: cannot write to {runs_dir} ({error.strerror}): choose another"
+        ) from error
+
+
+def _record(document: Mapping[str, Any], runs_dir: Path) -> None:
+    """Record the document in the checkout, if nothing of it is missing."""
+    root = checkout_dir()
+    assert root is not None, "checked before anything ran"
+    missing = [name for name, entry in document["experiments"].items() if entry["status"] != "finished"]
+    if missing:
+        _LOG.warning("not recorded: %s did not finish", ", ".join(missing))
+    elif document["changed"]:
+        _LOG.warning("not recorded: %s differs from the scale's configuration", ", ".join(document["changed"]))
+    else:
+        _LOG.info("recorded: %s", record_document(document, runs_dir, root / "experiments"))
+
+
+def _exit_code(outcomes: Sequence[Outcome]) -> int:
+    interrupted = [outcome.exit_code for outcome in outcomes if outcome.status == "interrupted"]
+    if interrupted:
+        return interrupted[0]
+    return int(any(outcome.status == "failed" for outcome in outcomes))
+
+
+def _measured(claim: Mapping[str, Any]) -> str:
+    measured = claim["measured"]
+    if measured is None:
+        return ""
+    text = f"{measured:.4g}" if isinstance(measured, float) else str(measured)
+    if claim["interval"] is not None:
+        low, high = claim["interval"]
+        text += f" [{low:.4g}, {high:.4g}]"
+    return text
+
+
+def _after_colon(text: str | None) -> str:
+    return f": {text}" if text else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
