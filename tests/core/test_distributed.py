@@ -105,7 +105,13 @@ def test_two_processes_agree_and_come_to_the_same_history_also_after_a_resume(tm
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    launched = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, __file__, str(tmp_path)],
@@ -122,6 +128,7 @@ def test_two_processes_agree_and_come_to_the_same_history_also_after_a_resume(tm
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
     seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [one.pop("is_main") for one in seen] == [True, False]
     assert seen[0] == seen[1]
@@ -135,6 +142,29 @@ def test_two_processes_agree_and_come_to_the_same_history_also_after_a_resume(tm
         "lines lost": outcome,
         "lines lost, finished": outcome,
     }
+
+
+@pytest.mark.parametrize(
+    ("launcher", "expected"),
+    [
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, "loopback"),
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "eth7"}, "eth7"),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, None),
+        ({"WORLD_SIZE": "2"}, None),
+        ({}, None),
+    ],
+)
+def test_processes_of_one_host_talk_over_its_loopback_interface(
+    monkeypatch: pytest.MonkeyPatch, launcher: dict[str, str], expected: str | None
+) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    distributed.keep_to_this_host()
+    interface = os.environ.get("GLOO_SOCKET_IFNAME")
+    assert ("loopback" if interface in ("lo", "lo0") else interface) == expected
 
 
 if __name__ == "__main__":

@@ -336,9 +336,10 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     try:
         output, _ = process.communicate(timeout=150)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        pytest.fail(f"the two processes did not end in 150 s; they printed:\n{output}")
     assert process.returncode == 0, output
     return folder
 

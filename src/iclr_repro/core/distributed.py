@@ -6,6 +6,7 @@ Without a launcher everything here is that of a single process.
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 import torch
@@ -27,7 +28,19 @@ def start(device: torch.device) -> None:
     if num_processes() > 1 and not dist.is_initialized():
         from accelerate import PartialState  # slow to import, and of no use to a single process
 
+        keep_to_this_host()
         PartialState(cpu=device.type == "cpu")
+
+
+def keep_to_this_host() -> None:
+    """Let gloo use the loopback interface if the launcher has all its processes on this host; call before joining.
+
+    Otherwise gloo binds to the address of the host's name, and hangs where that name has none, as on a laptop without a
+    network. `GLOO_SOCKET_IFNAME`, where set, stays as it is.
+    """
+    loopback = {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}
+    if loopback and num_processes() > 1 and os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback.pop())
 
 
 def stop() -> None:

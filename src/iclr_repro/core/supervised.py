@@ -30,6 +30,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Subset
 
+from iclr_repro.core import distributed
 from iclr_repro.core.batches import Collate, ResumableBatches, Samples, differences, refuse
 
 Loss = Float[Tensor, ""]
@@ -275,6 +276,7 @@ def _new_accelerator(device: torch.device, precision: Precision) -> Accelerator:
     for shared in (PartialState, AcceleratorState, GradientState):
         shared._shared_state = {}
     launched = "LOCAL_RANK" in os.environ  # then each process is given the GPU of its rank
+    distributed.keep_to_this_host()
     with patch_environment(**({} if launched else {"ACCELERATE_TORCH_DEVICE": device})):
         accelerator = Accelerator(
             cpu=device.type == "cpu",
