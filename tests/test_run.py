@@ -44,6 +44,7 @@ def test_run_writes_results_and_prints_a_row_a_claim(toy: Toy, work: Path, capsy
     document = read_json(work / "runs" / "toy" / "cpu.json")
     assert [claim["verdict"] for claim in document["claims"]] == ["reproduced", "reproduced"]
     assert document["metrics"]["walk"]["walk/n"] == {"mean": 60.0, "low": 60.0, "high": 60.0, "seeds": 2}
+    assert document["metrics"]["walk"]["walk/coordinates"]["seeds"] == 6, "three values a seed"
     assert document["metrics"]["constant"]["constant/value"]["seeds"] == 1
     assert document["claims"][0]["command"] == ("python -m iclr_repro.run paper=toy 'seeds=[0,1]' 'only=[constant]'")
 

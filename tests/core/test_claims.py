@@ -331,6 +331,12 @@ def test_plain_numbers_can_be_judged_like_measured_ones_also_after_arithmetic() 
     assert exact(plain.a["x"] - plain.a["y"], -1.0).verdict == "reproduced"
 
 
+def test_arrays_can_be_judged_as_the_values_of_several_runs() -> None:
+    plain = Results.from_metrics({"a": {"x": np.array([1.0, 2.0, 3.0]), "y": np.array([2.0, 4.0, 6.0])}})
+    assert plain.a["x"].seeds == (0, 1, 2)
+    assert less(plain.a["x"], plain.a["y"]).values == (1.0, 2.0, 3.0)
+
+
 # Claims and their judgement
 
 

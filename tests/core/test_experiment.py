@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from iclr_repro.core.experiment import (
@@ -215,6 +216,7 @@ def test_the_nearest_name_is_offered_where_there_is_one() -> None:
 def test_a_good_result_passes() -> None:
     Result({"a/x": 1.0, "a/n": 30.0}, intervals={"a/x": (0.5, 1.5)}, data="real").check()
     Result({"a/x": 1.0}, intervals={"a/x": (1.0, 1.0)}).check()
+    Result({"a/x": np.array([1.0, 2.0])}).check()
     Result({}).check()
 
 
@@ -223,6 +225,10 @@ def test_a_good_result_passes() -> None:
     [
         ({"a/x": float("nan")}, {}, "metric 'a/x' is nan: leave out a quantity that is not defined"),
         ({"a/x": float("-inf")}, {}, "metric 'a/x' is -inf: leave out"),
+        ({"a/x": np.array([1.0, np.nan])}, {}, r"metric 'a/x' is \[ 1. nan\]: leave out"),
+        ({"a/x": np.ones((2, 3))}, {}, r"metric 'a/x' has shape \(2, 3\), expected one number or one a run"),
+        ({"a/x": np.ones(0)}, {}, r"metric 'a/x' has shape \(0,\), expected one number or one a run"),
+        ({"a/x": np.ones(2)}, {"a/x": (0.0, 2.0)}, "interval of 'a/x', which has a value a run"),
         ({"a/x": 1.0}, {"a/y": (0.0, 1.0)}, "interval of 'a/y', which is no metric; did you mean 'a/x'. Valid: a/x"),
         ({"a/x": 1.0}, {"a/x": (2.0, 1.0)}, r"interval of 'a/x' is \(2.0, 1.0\): expected finite low <= high"),
         ({"a/x": 1.0}, {"a/x": (0.0, float("inf"))}, r"interval of 'a/x' is \(0.0, inf\): expected finite low <= high"),

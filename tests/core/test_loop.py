@@ -307,6 +307,12 @@ def test_evaluations_happen_every_so_many_steps_and_once_at_the_end(
     assert logged == [("train", step, {"evaluate/accuracy": step / 8}) for step in expected]
 
 
+def test_evaluations_happen_at_the_steps_asked_for_too() -> None:
+    evaluate = lambda: {"accuracy": 0.5}  # noqa: E731
+    history = Process(None).fit(Stepper(), 9, evaluate=evaluate, eval_every=4, eval_at={1, 3, 8, 99})
+    assert history.steps("accuracy", kind="evaluate").tolist() == [1, 3, 4, 8, 9]
+
+
 @pytest.mark.parametrize(("log_every", "expected"), [(1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6, 7]), (7, [7]), (99, [7])])
 def test_steps_are_logged_every_so_many_and_at_the_end(log_every: int, expected: list[int]) -> None:
     process = Process(None)
@@ -351,6 +357,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_stage_too() -> None:
         ({"log_every": 0}, "log_every: got 0, expected >= 1"),
         ({"checkpoint_every": 0}, "checkpoint_every: got 0, expected >= 1"),
         ({"eval_every": -2, "evaluate": dict}, "eval_every: got -2, expected >= 1"),
+        ({"eval_at": [2]}, "eval_at needs evaluate: the function that evaluates"),
         ({"eval_every": 2}, "eval_every needs evaluate: the function that evaluates"),
         ({"stop": lambda history: True}, "stop needs evaluate: the function that evaluates"),
     ],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from iclr_repro.core.claims import Results, claims_of, judge
@@ -119,7 +121,7 @@ def test_official_files_take_the_place_of_captures_and_are_recorded(official: Pa
 
 def test_claims_take_the_years_from_what_was_measured(official: Path) -> None:
     values = {**SHARED, "years": (2024, 2025), "official_dir": str(official), "decisions_dir": str(official)}
-    metrics: dict[str, dict[str, float]] = {
+    metrics: dict[str, Mapping[str, float | np.ndarray]] = {
         "score_changes": ScoreChanges(**values).run(bare_run(official)).metrics,
         "rankings": Rankings(fractions=(0.05, 0.3), **values).run(bare_run(official)).metrics,
     }

@@ -208,19 +208,27 @@ class Results:
         self.looked_at: list[str] = []
 
     @classmethod
-    def from_metrics(cls, metrics: Mapping[str, Mapping[str, float]], *, data: DataKind = "real") -> Results:
-        """Wrap plain numbers, for trying a claim on them.
+    def from_metrics(
+        cls, metrics: Mapping[str, Mapping[str, float | np.ndarray]], *, data: DataKind = "real"
+    ) -> Results:
+        """Wrap plain metrics, for trying a claim on them.
 
-        Each becomes two seeds of equal values, so that whatever is computed from them has an interval of width zero.
+        An array has a value for each of several runs. A number becomes two seeds of equal values, so that whatever is
+        computed from it has an interval of width zero.
         """
+
+        def values(name: str, value: float | np.ndarray) -> Values:
+            array = np.full(2, value) if np.ndim(value) == 0 else np.asarray(value, dtype=np.float64)
+            return Values(name, array, seeds=tuple(range(len(array))))
+
         return cls(
             {
                 experiment: ExperimentResults(
                     experiment,
-                    {n: Values(n, np.array([float(v)] * 2), seeds=(0, 1)) for n, v in values.items()},
+                    {name: values(name, value) for name, value in of_experiment.items()},
                     data=data,
                 )
-                for experiment, values in metrics.items()
+                for experiment, of_experiment in metrics.items()
             }
         )
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Union, runtime_checkable
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -40,14 +41,15 @@ class Result:
     """What an experiment found.
 
     Attributes:
-        metrics: flat, "group/quantity" -> finite number; the number of samples behind it as "group/n".
+        metrics: flat, "group/quantity" -> finite number; the number of samples behind it as "group/n". An array is one
+            number for each of several independent runs that were advanced together: its elements count as seeds.
         tables: name -> table, saved as CSV.
         figures: name -> matplotlib figure, saved as SVG and PNG.
         data: what it was measured on.
         intervals: 95 % intervals (low, high) of metrics that the experiment itself bootstrapped, e.g. over papers.
     """
 
-    metrics: dict[str, float]
+    metrics: Mapping[str, float | np.ndarray]
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     data: DataKind = "none"
@@ -57,17 +59,21 @@ class Result:
         """Refuse what no reader could use.
 
         Raises:
-            ValueError: a metric or a bound is not finite, an interval belongs to no metric or has low > high, or
-                `data` is none of its three values.
+            ValueError: a metric or a bound is not finite, an array has no or several axes, an interval belongs to no
+                metric or to an array or has low > high, or `data` is none of its three values.
         """
         if self.data not in typing.get_args(DataKind):
             raise ValueError(f"data is {self.data!r}: expected one of {', '.join(typing.get_args(DataKind))}")
         for name, value in self.metrics.items():
-            if not math.isfinite(float(value)):
+            if np.ndim(value) > 1 or np.size(value) == 0:
+                raise ValueError(f"metric {name!r} has shape {np.shape(value)}, expected one number or one a run")
+            if not np.isfinite(value).all():
                 raise ValueError(f"metric {name!r} is {value}: leave out a quantity that is not defined")
         for name, (low, high) in self.intervals.items():
             if name not in self.metrics:
                 raise ValueError(f"interval of {name!r}, which is no metric{nearest(name, self.metrics)}")
+            if np.ndim(self.metrics[name]) > 0:
+                raise ValueError(f"interval of {name!r}, which has a value a run: its interval follows from them")
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):
                 raise ValueError(f"interval of {name!r} is ({low}, {high}): expected finite low <= high")
 

@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -144,6 +144,7 @@ class Loop:
         name: str = "train",
         evaluate: Callable[[], Mapping[str, float]] | None = None,
         eval_every: int | None = None,
+        eval_at: Collection[int] = (),
         checkpoint_every: int | None = None,
         log_every: int = 1,
         stop: Callable[[History], bool] | None = None,
@@ -154,22 +155,25 @@ class Loop:
             learner: what to advance. A stage that was finished before is restored and returned at once.
             steps: total number of steps, >= 0; with 0 there is neither a step nor an evaluation.
             name: of the stage, unique within the run.
-            evaluate: called every `eval_every` steps (default: never in between) and after the last one.
+            evaluate: called every `eval_every` steps (default: never in between), after the steps `eval_at`, and after
+                the last one.
             eval_every: in steps.
+            eval_at: numbers of steps, such as those of a geometric grid.
             checkpoint_every: in steps; by default every 30 s. Checkpoints never change a result.
             log_every: every how many steps the step's metrics are written; each step's are checked.
             stop: asked after each evaluation; see `EarlyStopping`.
 
         Raises:
-            ValueError: a number above is out of range, `stop` or `eval_every` is given without `evaluate`, or a stage
-                of this name has run already (it would be taken for finished).
+            ValueError: a number above is out of range, there is a `stop`, `eval_every` or `eval_at` without
+                `evaluate`, or a stage of this name has run already (it would be taken for finished).
             NonFiniteError: a metric is NaN or infinite.
             Interrupted: the process was asked to stop; a checkpoint has been written.
         """
         _check_at_least(0, steps=steps)
         _check_at_least(1, eval_every=eval_every, checkpoint_every=checkpoint_every, log_every=log_every)
-        if evaluate is None and (stop is not None or eval_every is not None):
-            raise ValueError(f"{'eval_every' if stop is None else 'stop'} needs evaluate: the function that evaluates")
+        for argument, given in (("stop", stop), ("eval_every", eval_every), ("eval_at", eval_at)):
+            if given and evaluate is None:
+                raise ValueError(f"{argument} needs evaluate: the function that evaluates")
         if name in self.timings:
             raise ValueError(f"stage {name!r} has run already: give every call of fit in a run a name of its own")
         stage = _Stage(self, learner, name)
@@ -188,15 +192,16 @@ class Loop:
                 progress.advance(values)
                 if done % log_every == 0 or done == steps:
                     stage.record("train", done, values)
-                if evaluate and (done == steps or (eval_every and done % eval_every == 0)):
+                due = done == steps or (eval_every and done % eval_every == 0) or done in eval_at
+                if evaluate and due:
                     stage.record("evaluate", done, stage.checked(evaluate(), done))
                     stopped = stop is not None and stop(History(tuple(self.metrics.records(name))))
                 now = time.perf_counter()
                 asked = distributed.any_process(deferral.pending is not None)
-                due = done % checkpoint_every == 0 if checkpoint_every else now - saved >= _CHECKPOINT_SECONDS
+                save = done % checkpoint_every == 0 if checkpoint_every else now - saved >= _CHECKPOINT_SECONDS
                 if done == steps or stopped:
                     break
-                if distributed.any_process(due) or asked:
+                if distributed.any_process(save) or asked:
                     stage.save(done, finished=False, seconds=seconds + now - started)
                     saved = time.perf_counter()
                 if asked:

@@ -9,7 +9,7 @@ checkpoints/  figures/  tables/  log.txt       traceback.txt where it failed
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class Run:
         name: str = "train",
         evaluate: Callable[[], Mapping[str, float]] | None = None,
         eval_every: int | None = None,
+        eval_at: Collection[int] = (),
         checkpoint_every: int | None = None,
         log_every: int = 1,
         stop: Callable[[History], bool] | None = None,
@@ -80,6 +81,7 @@ class Run:
             name=name,
             evaluate=evaluate,
             eval_every=eval_every,
+            eval_at=eval_at,
             checkpoint_every=checkpoint_every,
             log_every=log_every,
             stop=stop,
@@ -105,7 +107,7 @@ def save_result(folder: Path, result: Result) -> None:
     write_json(
         folder / "result.json",
         {
-            "metrics": {name: float(value) for name, value in result.metrics.items()},
+            "metrics": {name: np.asarray(value, dtype=np.float64).tolist() for name, value in result.metrics.items()},
             "intervals": {name: [float(low), float(high)] for name, (low, high) in result.intervals.items()},
             "tables": sorted(result.tables),
             "figures": sorted(result.figures),

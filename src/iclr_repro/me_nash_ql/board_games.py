@@ -12,10 +12,11 @@ from iclr_repro.me_nash_ql.builders import stationary_game
 from iclr_repro.me_nash_ql.games import MarkovGame
 
 Cell = tuple[int, int]
-_State = tuple[Cell, Cell, int]  # cells of the max and the min player, who has the ball
+SoccerState = tuple[Cell, Cell, int]
+"""Cells (row, column) of the max and the min player, and who has the ball: 0 the max player, 1 the min player."""
 
 SOCCER_ACTIONS = ("N", "S", "W", "E", "stand")
-_MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
+SOCCER_MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
 
 
 class _Pitch(NamedTuple):
@@ -62,12 +63,11 @@ def grid_soccer(
     """
     if rows < 1 or columns < 1 or rows * columns < 2:
         raise ValueError(f"the board is {rows} x {columns}, expected at least two cells")
-    cells = list(product(range(rows), range(columns)))
     goals = frozenset(range((rows - 1) // 2, rows // 2 + 1) if goal_rows is None else goal_rows)
     if not goals or not goals <= set(range(rows)):
         raise ValueError(f"goal_rows are {sorted(goals)}, expected some of the rows 0..{rows - 1}")
     start = (start_max, start_min or (rows - 1, columns - 1), ball)
-    states = [(*pair, owner) for pair, owner in product(permutations(cells, 2), (0, 1))]
+    states = soccer_states(rows, columns)
     if start not in states:
         raise ValueError(
             f"the start (max player, min player, ball) is {start}: expected two cells of the board, 0 or 1"
@@ -84,6 +84,12 @@ def grid_soccer(
         transitions[index[state], a, b, end if score else index[next_state]] += 0.5
         scores[index[state], a, b] += 0.5 * score
     return stationary_game(transitions, (scores + 1.0) / 2.0, num_steps=num_steps, start_state=index[start])
+
+
+def soccer_states(rows: int, columns: int) -> list[SoccerState]:
+    """The positions of `grid_soccer` in the order of its states, without the end, which is the last state."""
+    cells = product(range(rows), range(columns))
+    return [(*pair, owner) for pair, owner in product(permutations(cells, 2), (0, 1))]
 
 
 def goofspiel(num_cards: int) -> MarkovGame:
@@ -124,16 +130,16 @@ def goofspiel(num_cards: int) -> MarkovGame:
     return MarkovGame(np.broadcast_to(transitions, (num_cards, *transitions.shape)), rewards)
 
 
-def _play(pitch: _Pitch, state: _State, actions: tuple[int, int], first: int) -> tuple[_State, int]:
+def _play(pitch: _Pitch, state: SoccerState, actions: tuple[int, int], first: int) -> tuple[SoccerState, int]:
     """Both turns of a step, `first` before the other; returns the state and the score, +1, -1 or 0."""
     for player in (first, 1 - first):
-        state, score = _turn(pitch, state, player, _MOVES[actions[player]])
+        state, score = _turn(pitch, state, player, SOCCER_MOVES[actions[player]])
         if score:
             return state, score
     return state, 0
 
 
-def _turn(pitch: _Pitch, state: _State, player: int, move: tuple[int, int]) -> tuple[_State, int]:
+def _turn(pitch: _Pitch, state: SoccerState, player: int, move: tuple[int, int]) -> tuple[SoccerState, int]:
     cells, ball = list(state[:2]), state[2]
     row, column = cells[player]
     target = row + move[0], column + move[1]

@@ -72,6 +72,7 @@ class Walk:
                 "walk/evaluations": float(later.values("norm", kind="evaluate").sum()),
                 "walk/visits0": float(walker.visits[0]),
                 "walk/n": float(walker.visits.sum()),
+                "walk/coordinates": walker.position.numpy(),
             },
             tables={"visits": pd.DataFrame({"visits": walker.visits})},
             figures={"distance": made},

@@ -35,23 +35,23 @@ _BASELINES: dict[str, type[SelfPlayLearner]] = {
 _SET_BY_THE_EXPERIMENT = {"shape", "num_runs", "start_state", "certify_in"}
 
 
-def check_game(name: str, options: Mapping[str, Any]) -> None:
+def check_game(where: str, options: Mapping[str, Any]) -> None:
     """Refuse options that describe no game; builds nothing.
 
     Raises:
         ValueError: an unknown builder or option, or one that is missing; names the valid ones.
     """
-    builder = _chosen(f"games.{name}.builder", options, "builder", _GAMES)
+    builder = _chosen(f"{where}.builder", options, "builder", _GAMES)
     parameters = inspect.signature(_GAMES[builder]).parameters
     given = options.keys() - {"builder"}
-    _refuse_unknown(f"games.{name}", given, set(parameters) - {"payoffs"})
+    _refuse_unknown(where, given, set(parameters) - {"payoffs"})
     missing = [
         key
         for key, one in parameters.items()
         if one.default is inspect.Parameter.empty and key not in {*given, "payoffs"}
     ]
     if missing:
-        raise ValueError(f"games.{name}: {builder} needs {', '.join(missing)}")
+        raise ValueError(f"{where}: {builder} needs {', '.join(missing)}")
 
 
 def build_game(options: Mapping[str, Any], payoffs: pd.DataFrame) -> MarkovGame:
@@ -82,9 +82,7 @@ def check_method(name: str, options: Mapping[str, Any]) -> None:
         raise ValueError(f"methods.{name}: {error}") from error
 
 
-def build_learner(
-    options: Mapping[str, Any], game: MarkovGame, *, num_runs: int, episodes: int
-) -> SelfPlayLearner:
+def build_learner(options: Mapping[str, Any], game: MarkovGame, *, num_runs: int, episodes: int) -> SelfPlayLearner:
     """Build a learner of a game; `learner` names the method, the other options are its arguments.
 
     Two options are the experiments' own: `certify: true` lets a baseline compute the exploitability of its certified
@@ -98,7 +96,7 @@ def build_learner(
     """
     arguments = {key: value for key, value in options.items() if key != "learner"}
     shape = game.rewards.shape
-    common = {"num_runs": num_runs, "start_state": game.start_state}
+    common: dict[str, Any] = {"num_runs": num_runs, "start_state": game.start_state}
     if options["learner"] != "me_nash_ql":
         if arguments.pop("certify", False):
             arguments["certify_in"] = game

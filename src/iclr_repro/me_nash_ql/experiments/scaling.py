@@ -1,0 +1,319 @@
+"""How cost and learning scale: memory (E2), computation (E3), burn-in with S (E4), rates with K and H (E5)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from iclr_repro.core.experiment import Result, nearest, parameter
+from iclr_repro.core.rundir import Run
+from iclr_repro.core.statistics import mean_interval
+from iclr_repro.me_nash_ql import figures
+from iclr_repro.me_nash_ql.exact import exploitability, nash_value
+from iclr_repro.me_nash_ql.experiments._builders import Options, build_game, build_learner, check_game, check_method
+from iclr_repro.me_nash_ql.experiments._study import (
+    Bootstrapped,
+    Curves,
+    all_passed,
+    episodes_until,
+    geometric_checkpoints,
+    log_log_slopes,
+    play,
+    resampled_runs,
+    uniform_exploitability,
+)
+from iclr_repro.me_nash_ql.games import MarkovGame
+from iclr_repro.me_nash_ql.ledger import me_nash_ql_words
+from iclr_repro.me_nash_ql.self_play import SelfPlay, SelfPlayLearner
+
+_LONGER = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfStates:
+    """The parameters of experiments on one family of games with a varying number of states."""
+
+    uses_seeds: ClassVar[bool] = False
+
+    game: Options = parameter("builder and arguments of the games, without num_states")
+    states: tuple[int, ...] = parameter("numbers of states S, ascending", low=1, high=10_000)
+    methods: dict[str, Options] = parameter("name -> learner and its options")
+
+    def __post_init__(self) -> None:
+        """Refuse options of games and methods that do not exist, and fewer than two or unordered sizes."""
+        check_family("game", self.game, "num_states", self.states)
+        for name, options in self.methods.items():
+            check_method(name, options)
+
+    def game_of(self, num_states: int) -> MarkovGame:
+        """The game with so many states."""
+        return build_game({**self.game, "num_states": num_states}, pd.DataFrame())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space(OfStates):
+    """Exact bytes of all that a learner keeps, against episodes and against states (E2)."""
+
+    episodes: int = parameter("episodes K; four times as many are played, too", low=1, high=1_000_000)
+    reference: str = parameter("the method whose bytes the others are compared with")
+
+    def __post_init__(self) -> None:
+        """Refuse a reference that is not among the methods, and what `OfStates` refuses."""
+        super().__post_init__()
+        if self.reference not in self.methods:
+            raise ValueError(f"reference: no method {self.reference!r}{nearest(self.reference, self.methods)}")
+
+    def run(self, run: Run) -> Result:
+        """Count the bytes after K and 4 K episodes in the smallest game, and of fresh tables for every S."""
+        metrics: dict[str, float | np.ndarray] = {}
+        small = self.game_of(self.states[0])
+        by_episodes, by_states = {}, {}
+        for name, options in self.methods.items():
+            learner = build_learner(options, small, num_runs=1, episodes=_LONGER * self.episodes)
+            loop = SelfPlay(small, learner, rng=run.rng(name))
+            for times in (1, _LONGER):
+                steps = self.episodes * (1 if times == 1 else _LONGER - 1)
+                run.fit(loop, steps, name=f"{name}-{times}", log_every=steps)
+                by_episodes[name, times * self.episodes] = learner.ledger().total_bytes
+            metrics[f"{name}/output_over_uniform"] = float(output_over_uniform(small, learner)[0])
+            metrics[f"{name}/growth"] = by_episodes[name, _LONGER * self.episodes] / by_episodes[name, self.episodes]
+            for num_states in self.states:
+                fresh = build_learner(options, self.game_of(num_states), num_runs=1, episodes=1)
+                by_states[name, num_states] = fresh.ledger().table_bytes
+        table = pd.Series(by_states).unstack(level=0).loc[list(self.states), list(self.methods)]
+        for name in self.methods:
+            metrics |= {f"{name}/bytes/s{size}": float(count) for size, count in table[name].items()}
+            ratio = table[name] / table[self.reference]
+            if name != self.reference:
+                metrics |= {f"{name}/over_{self.reference}/s{size}": float(value) for size, value in ratio.items()}
+                low, high = ratio.iloc[-2:]
+                metrics[f"{name}/over_{self.reference}/slope"] = float(
+                    np.log(high / low) / np.log(self.states[-1] / self.states[-2])
+                )
+                passed = ratio.index[ratio > 1.0]
+                if len(passed):
+                    metrics[f"{name}/over_{self.reference}/passes_1_at"] = float(passed[0])
+        horizon, _, num_max, num_min = small.rewards.shape
+        words = [
+            me_nash_ql_words(num_steps=horizon, num_states=size, num_actions_max=num_max, num_actions_min=num_min)
+            for size in self.states
+        ]
+        over = table[self.reference] / (8.0 * np.array(words))
+        metrics |= {f"{self.reference}/over_formula/s{size}": float(value) for size, value in over.items()}
+        episodes = pd.Series(by_episodes).unstack(level=0)[list(self.methods)]
+        return Result(
+            metrics=metrics,
+            intervals={name: (float(value), float(value)) for name, value in metrics.items()},  # counts, exact
+            tables={"bytes_by_states": table, "bytes_by_episodes": episodes},
+            figures={"space": figures.space(episodes, table)},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computation(OfStates):
+    """Equilibria and processor time an episode against states (E3)."""
+
+    runs: int = parameter("independent runs, advanced together", low=1, high=100_000)
+    episodes: int = parameter("episodes of one timing", low=1, high=1_000_000)
+    repeats: int = parameter("timings after the warm-up", low=2, high=1_000)
+
+    def run(self, run: Run) -> Result:
+        """Time all sizes and methods in turn, repeatedly; a slope a repeat."""
+        players: dict[tuple[str, int], tuple[SelfPlay, SelfPlayLearner]] = {}
+        smallest = self.game_of(self.states[0])
+        for size in self.states:
+            game = self.game_of(size)
+            for name, options in self.methods.items():
+                learner = build_learner(options, game, num_runs=self.runs, episodes=self.episodes)
+                players[name, size] = SelfPlay(game, learner, rng=run.rng(f"{name}/s{size}")), learner
+        seconds: dict[tuple[str, int], list[float]] = {key: [] for key in players}
+        for _ in range(self.repeats + 1):
+            for key, (loop, _) in players.items():
+                seconds[key].append(processor_seconds(loop, self.episodes) / self.episodes)
+        metrics: dict[str, float | np.ndarray] = {"num_steps": smallest.num_steps}
+        intervals = {}
+        rows = []
+        for name in self.methods:
+            times_CR = np.array([seconds[name, size][1:] for size in self.states])  # the first is the warm-up
+            metrics[f"{name}/time_slope"] = log_log_slopes(np.array(self.states), times_CR)
+            metrics[f"{name}/output_over_uniform"] = output_over_uniform(smallest, players[name, self.states[0]][1])
+            for size, times_R in zip(self.states, times_CR, strict=True):
+                low, high = mean_interval(times_R) or (np.nan, np.nan)
+                rows.append((name, size, np.median(times_R), low, high))
+                metrics[f"{name}/s_per_episode/s{size}"] = float(np.median(times_R))
+                solves = players[name, size][1].ledger().cce_solves_per_episode
+                metrics[f"{name}/cce_per_episode/s{size}"] = solves
+                intervals[f"{name}/cce_per_episode/s{size}"] = (solves, solves)
+        table = pd.DataFrame(rows, columns=["method", "states", "median_s", "low", "high"]).set_index(
+            ["method", "states"]
+        )
+        return Result(
+            metrics=metrics,
+            intervals=intervals,
+            tables={"time": table},
+            figures={"computation": figures.computation(table)},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfPassages:
+    """The parameters of experiments that count the episodes until the gap at s_1 is small."""
+
+    methods: dict[str, Options] = parameter("name -> learner and its options")
+    runs: int = parameter("independent runs, advanced together", low=2, high=100_000)
+    gap_frac: float = parameter("the gap to reach, as a share of H", low=0.0, high=1.0)
+    episodes: int = parameter("episodes at most", low=1, high=10_000_000)
+    every: int = parameter("episodes between two checkpoints", low=1, high=1_000_000)
+    draws: int = parameter("bootstrap draws over runs", low=1, high=100_000)
+
+    def passage(self, run: Run, method: str, name: str, game: MarkovGame) -> tuple[Curves, np.ndarray]:
+        """Play until the gap of every run is small enough.
+
+        Returns:
+            The curves, and [1 + draws] episodes until the median gap was: of the runs, then of bootstrap samples.
+        """
+        learner = build_learner(self.methods[method], game, num_runs=self.runs, episodes=self.episodes)
+        threshold = self.gap_frac * game.num_steps
+        curves = play(
+            run,
+            name,
+            game,
+            nash_value(game),
+            learner,
+            episodes=self.episodes,
+            checkpoints=range(self.every, self.episodes, self.every),
+            stop=all_passed(threshold),
+        )
+        chosen_DR = resampled_runs(self.runs, self.draws, rng=run.rng(f"bootstrap/{name}"))
+        return curves, episodes_until(curves, threshold, chosen_DR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BurnIn(OfPassages, OfStates):
+    """Episodes until the median gap at s_1 is at most a share of H, against states (E4)."""
+
+    def run(self, run: Run) -> Result:
+        """Play until every run has passed; ratios and slopes between neighbouring sizes."""
+        found = Bootstrapped()
+        rows = {}
+        for method in self.methods:
+            passages = {}
+            for size in self.states:
+                curves, passages[size] = self.passage(run, method, f"{method}-s{size}", self.game_of(size))
+                found.add(f"{method}/episodes/s{size}", passages[size])
+                rows[method, size] = _with_interval(passages[size])
+                for flag in ("optimism_ok", "certificate_ok"):
+                    found.metrics[f"{method}/{flag}/s{size}"] = curves.values[flag][-1]
+            found.metrics[f"{method}/n"] = self.runs
+            for small, large in pairwise(self.states):
+                with np.errstate(invalid="ignore"):  # infinite: never
+                    ratio_D = passages[large] / passages[small]
+                found.add(f"{method}/ratio/s{small}_s{large}", ratio_D)
+                found.add(f"{method}/slope/s{small}_s{large}", np.log(ratio_D) / np.log(large / small))
+        table = pd.DataFrame(rows, index=["episodes", "low", "high"]).T.rename_axis(index=["method", "states"])
+        return Result(
+            metrics=found.metrics,
+            intervals=found.intervals,
+            tables={"burn_in": table},
+            figures={"burn_in": figures.episodes_needed(table, gap_frac=self.gap_frac)},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates(OfPassages):
+    """How the gap falls with episodes, and how the episodes to a gap grow with H (E5)."""
+
+    uses_seeds: ClassVar[bool] = False
+
+    game: Options = parameter("builder and arguments of the game of the slope against episodes")
+    slope_episodes: int = parameter("its episodes; the slope is that of the last tenfold", low=20, high=10_000_000)
+    checkpoints: int = parameter("of the slope, geometric", low=10, high=1_000)
+    family: Options = parameter("builder and arguments of the games with varying H, without num_steps")
+    horizons: tuple[int, ...] = parameter("H, ascending", low=1, high=1_000)
+
+    def __post_init__(self) -> None:
+        """Refuse options of games and methods that do not exist."""
+        check_game("game", self.game)
+        check_family("family", self.family, "num_steps", self.horizons)
+        for name, options in self.methods.items():
+            check_method(name, options)
+
+    def run(self, run: Run) -> Result:
+        """Play one game for the slopes against K, then the family for the episodes against H."""
+        found = Bootstrapped()
+        game = build_game(self.game, pd.DataFrame())
+        nash = nash_value(game)
+        curves: dict[str, Curves] = {}
+        for method, options in self.methods.items():
+            learner = build_learner(options, game, num_runs=self.runs, episodes=self.slope_episodes)
+            checkpoints = geometric_checkpoints(self.slope_episodes, number=self.checkpoints)
+            curves[method] = play(
+                run, method, game, nash, learner, episodes=self.slope_episodes, checkpoints=checkpoints
+            )
+            found.metrics[f"{method}/n"] = self.runs
+            last_C = curves[method].episodes >= self.slope_episodes / 10
+            gaps_CR = curves[method].values["gap"][last_C]
+            if (gaps_CR > 0.0).all():  # the gap of a broken bound has no rate
+                found.metrics[f"{method}/gap_slope"] = log_log_slopes(curves[method].episodes[last_C], gaps_CR)
+        rows = {}
+        for horizon in self.horizons:
+            varied = build_game({**self.family, "num_steps": horizon}, pd.DataFrame())
+            passages = {}
+            for method in self.methods:
+                _, passages[method] = self.passage(run, method, f"{method}-h{horizon}", varied)
+                found.add(f"{method}/episodes/h{horizon}", passages[method])
+                rows[method, horizon] = _with_interval(passages[method])
+            first, *others = passages
+            for other in others:
+                with np.errstate(invalid="ignore"):  # infinite: never
+                    more_D = passages[other] - passages[first]
+                found.add(f"{other}_minus_{first}/episodes/h{horizon}", more_D)
+        table = pd.DataFrame(rows, index=["episodes", "low", "high"]).T.rename_axis(index=["method", "steps"])
+        return Result(
+            metrics=found.metrics,
+            intervals=found.intervals,
+            tables={"horizons": table, **{f"gap_{method}": curve.summary() for method, curve in curves.items()}},
+            figures={
+                "gap": figures.gap_rates(
+                    {name: (curve.episodes, curve.values["gap"]) for name, curve in curves.items()}
+                ),
+                "horizons": figures.episodes_needed(table, gap_frac=self.gap_frac),
+            },
+        )
+
+
+def check_family(where: str, options: Options, varied: str, sizes: tuple[int, ...]) -> None:
+    """Refuse a family of games whose builder has no such size, or sizes that are too few or not ascending.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    if varied in options:
+        raise ValueError(f"{where}: {varied} is varied, leave it out")
+    if len(sizes) < 2 or list(sizes) != sorted(set(sizes)):
+        raise ValueError(f"{where}: {varied} takes the values {list(sizes)}, expected at least two, ascending")
+    check_game(where, {**options, varied: sizes[0]})
+
+
+def output_over_uniform(game: MarkovGame, learner: SelfPlayLearner) -> np.ndarray:
+    """[R] exploitability of what a learner outputs over that of uniform play: below 1 where something is learnt."""
+    policies = learner.output()
+    return exploitability(game, policies.mu, policies.nu) / uniform_exploitability(game)
+
+
+def processor_seconds(play: SelfPlay, episodes: int) -> float:
+    """Processor time of so many episodes: other processes on the machine do not count."""
+    started = time.process_time()
+    for _ in range(episodes):
+        play.step()
+    return time.process_time() - started
+
+
+def _with_interval(draws_D: np.ndarray) -> tuple[float, float, float]:
+    low, high = np.quantile(draws_D[1:], [0.025, 0.975], method="nearest")
+    return float(draws_D[0]), float(low), float(high)

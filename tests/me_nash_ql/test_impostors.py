@@ -1,0 +1,132 @@
+"""A claim check that anything passes is worthless: learners that do not learn must fail every headline claim.
+
+Each impostor takes the place of ME-Nash-QL in the experiments of the headline claims; what the baselines came to is
+taken from the recorded results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from iclr_repro import command_line
+from iclr_repro.core.claims import Judgement, Results, claims_of, judge
+from iclr_repro.core.experiment import build
+from iclr_repro.me_nash_ql import claims
+from iclr_repro.me_nash_ql.experiments import _builders
+from iclr_repro.me_nash_ql.learner import MENashQL
+from iclr_repro.me_nash_ql.self_play import MarkovPolicies
+from support import ROOT, bare_run, read_json
+
+HEADLINE = {"C1", "C2", "C3", "C4", "C5"}
+
+
+class Frozen(MENashQL):
+    """Never learns: keeps its tables and its uniform policy."""
+
+    def update(self, h, s, a, b, reward, next_state, pi=None):  # type: ignore[no-untyped-def]
+        self.cce_solves += 1
+
+
+class Overconfident(Frozen):
+    """Never learns, and claims to have closed the gap."""
+
+    def gap(self) -> np.ndarray:
+        return np.full(self.num_runs, 1e-3)
+
+    def best_gap(self) -> np.ndarray:
+        return self.gap()
+
+
+class RandomPolicy(MENashQL):
+    """Learns, but returns actions drawn at random."""
+
+    def output(self) -> MarkovPolicies:
+        rng = np.random.default_rng(0)
+        learnt = super().output()
+        return MarkovPolicies(
+            *(np.eye(policy.shape[-1])[rng.integers(policy.shape[-1], size=policy.shape[:-1])]
+              for policy in (learnt.mu, learnt.nu))
+        )  # fmt: skip
+
+    current = output
+
+
+class Shuffled(MENashQL):
+    """Learns, but returns what it has learnt with the actions of both players exchanged."""
+
+    def output(self) -> MarkovPolicies:
+        learnt = super().output()
+        return MarkovPolicies(learnt.mu[..., ::-1].copy(), learnt.nu[..., ::-1].copy())
+
+    current = output
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    document = read_json(ROOT / "experiments" / "me_nash_ql" / "results" / "cpu.json")
+    return {
+        experiment: {name: summary["mean"] for name, summary in metrics.items()}
+        for experiment, metrics in document["metrics"].items()
+    }
+
+
+def judged(impostor: type[MENashQL], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Judgement]:
+    """Run the experiments of the headline claims with the impostor and judge the claims on what comes out."""
+    monkeypatch.setattr(_builders, "MENashQL", impostor)
+    settings = command_line.checked_settings(command_line.compose(["paper=me_nash_ql"]))["experiments"]
+    changes: dict[str, dict[str, Any]] = {
+        "learning_curves": {
+            "runs": 4,
+            "checkpoints": 2,
+            "games": {name: settings["learning_curves"]["games"][name] for name in ("rg_a", "rg_b")},
+            "episodes": {"rg_a": 2600, "rg_b": 2600},
+            "plays": {"rg_a": ["me_nash_ql"], "rg_b": ["me_nash_ql"]},
+        },
+        "space": {},
+        "computation": {"runs": 8, "states": [4, 8], "repeats": 3},
+        "burn_in": {"runs": 4, "states": [8, 16], "episodes": 1000},
+    }
+    metrics: dict[str, Any] = recorded()
+    for name, change in changes.items():
+        config = {**settings[name], **change}
+        config["methods"] = {"me_nash_ql": config["methods"]["me_nash_ql"]}
+        if name == "space":
+            config["methods"]["nash_vi"] = settings[name]["methods"]["nash_vi"]
+        of_others = {key: value for key, value in metrics[name].items() if "me_nash_ql/" not in key}
+        found = build(name, config).run(replace(bare_run(folder), dir=folder / name)).metrics
+        metrics[name] = {**of_others, **found}
+        for other in ("me_nash_ql_no_advantage", "nash_q"):
+            for game in ("rg_a", "rg_b"):
+                key = f"{game}/{other}/gap_at_2500"
+                if key in metrics[name]:
+                    metrics[name][key] = np.full(4, metrics[name][key])
+    return {one.claim.id: one for one in judge(claims_of(claims), Results.from_metrics(metrics), "cpu")}
+
+
+@pytest.mark.parametrize("impostor", [Frozen, Overconfident, RandomPolicy, Shuffled])
+def test_no_headline_claim_holds_for_an_impostor(
+    impostor: type[MENashQL], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judgements = judged(impostor, tmp_path, monkeypatch)
+    headline = {name: one.check for name, one in judgements.items() if one.claim.headline}
+    assert set(headline) == HEADLINE
+    assert [name for name, check in headline.items() if check.verdict == "reproduced"] == []
+
+
+def test_the_same_checks_hold_for_the_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the slopes of times: a test does not judge by the clock."""
+    judgements = judged(MENashQL, tmp_path, monkeypatch)
+    verdicts = {name: judgements[name].check.verdict for name in HEADLINE - {"C3"}}
+    assert verdicts == dict.fromkeys(verdicts, "reproduced")
+    parts = {part.name: part.verdict for part in judgements["C3"].check.parts if "time" not in part.name}
+    assert set(parts.values()) == {"reproduced"}
+
+
+def test_the_record_judges_every_claim_of_its_scale() -> None:
+    document = read_json(ROOT / "experiments" / "me_nash_ql" / "results" / "cpu.json")
+    not_run = {claim["id"] for claim in document["claims"] if claim["verdict"] == "not run"}
+    assert not_run == {claim.id for claim in claims_of(claims) if claim.scales == ("paper",)}
