@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from iclr_repro.core.plotting import COLORS, figure
 from iclr_repro.me_nash_ql.board_games import SOCCER_MOVES, SoccerState
@@ -165,30 +166,32 @@ def soccer_play(
     made, axes = figure(width=1.0 + 2.2 * len(positions), height=height, nrows=len(policies), ncols=len(positions))
     for row, (name, pair) in zip(axes, policies.items(), strict=True):
         for step, (ax, (cell_max, cell_min, ball)) in enumerate(zip(row, positions, strict=True)):
+            for cell in np.ndindex(rows, columns):
+                ax.add_patch(Rectangle((cell[1] - 0.5, cell[0] - 0.5), 1, 1, facecolor="0.96", edgecolor="0.7"))
             for player, (cell, color) in enumerate(((cell_max, COLORS[0]), (cell_min, COLORS[1]))):
-                y, x = cell
                 edge = "black" if ball == player else color
-                ax.plot(x, y, "o", markersize=13, color=color, markeredgecolor=edge, markeredgewidth=2.5)
-                for (down, right), share in zip(SOCCER_MOVES, pair[player][step], strict=True):
-                    if share < 0.01:
-                        continue
-                    label = f"{share:.2f}"
-                    if not (down or right):
-                        ax.annotate(
-                            label, (x, y), (0, 12), textcoords="offset points", fontsize=7, ha="center", color=color
-                        )
-                        continue
-                    tip = (x + 0.62 * right, y + 0.62 * down)
-                    arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 0.5 + 2.0 * share}
-                    ax.annotate("", tip, (x + 0.2 * right, y + 0.2 * down), arrowprops=arrow)
-                    ax.annotate(label, tip, fontsize=7, color=color, ha="center", va="bottom")
-            ax.set(xlim=(-0.8, columns - 0.2), ylim=(rows - 0.2, -0.8), aspect="equal")
-            ax.set_xticks(np.arange(columns + 1) - 0.5, [])
-            ax.set_yticks(np.arange(rows + 1) - 0.5, [])
-            ax.tick_params(length=0)
+                ax.plot(cell[1], cell[0], "o", markersize=12, color=color, markeredgecolor=edge, markeredgewidth=2.5)
+                _arrows(ax, cell, pair[player][step], color)
+            ax.set(xlim=(-0.95, columns - 0.05), ylim=(rows - 0.05, -0.95), aspect="equal")
+            ax.axis("off")
             ax.set_title(f"{name}, step {step + 1}", loc="left", fontsize=8)
-    made.suptitle("blue: max player (scores at the right), orange: min player, black rim: the ball", fontsize=8)
+    made.suptitle("blue: max player, scores at the right; orange: min player; black rim: the ball", fontsize=8)
     return made
+
+
+def _arrows(ax: Axes, cell: tuple[int, int], shares: np.ndarray, color: str) -> None:
+    """An arrow an action, as thick as it is likely, with its probability; standing still is written on the player."""
+    y, x = cell
+    for (down, right), share in zip(SOCCER_MOVES, shares, strict=True):
+        if share < 0.05:
+            continue
+        if down or right:
+            tip = (x + 0.55 * right, y + 0.55 * down)
+            arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 0.5 + 2.0 * share}
+            ax.annotate("", tip, (x + 0.18 * right, y + 0.18 * down), arrowprops=arrow)
+        place = (x + 0.72 * right, y + 0.68 * down)
+        text_color = color if down or right else "white"
+        ax.annotate(f"{share:.2f}", place, fontsize=6.5, color=text_color, ha="center", va="center")
 
 
 def _band(ax: Axes, episodes: np.ndarray, values_CR: np.ndarray, *, label: str, color: str, linestyle: str) -> None:

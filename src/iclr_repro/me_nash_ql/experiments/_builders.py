@@ -20,7 +20,7 @@ from iclr_repro.me_nash_ql.learner import MENashQL
 from iclr_repro.me_nash_ql.planning import NashVI, PlugIn
 from iclr_repro.me_nash_ql.self_play import SelfPlayLearner
 
-Options = dict[str, int | float | str | bool | tuple[float, ...]]
+Options = dict[str, int | float | str | bool | tuple[int, ...] | tuple[float, ...]]
 
 _GAMES: dict[str, Callable[..., MarkovGame]] = {
     builder.__name__: builder
