@@ -35,8 +35,9 @@ def learning_curves(curves: Mapping[str, Curve], *, title: str, uniform: float) 
             left.plot(episodes, np.median(values["mixture"], axis=1), color=style["color"], linestyle="-.", alpha=0.7)
         if (values["gap"] != 0.0).any():
             _band(right, episodes, values["gap"], label=method, **style)
-    left.axhline(uniform, color="0.5", linewidth=0.8)
-    left.annotate("uniform play", (0.02, uniform), xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
+    if uniform > 0.0:  # 0 in matching pennies, where uniform play is the equilibrium
+        left.axhline(uniform, color="0.5", linewidth=0.8)
+        left.annotate("uniform play", (0.02, uniform), xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
     left.set(xscale="log", yscale="log", xlabel="episodes", ylabel="exploitability of the output")
     right.set(xscale="log", yscale="log", xlabel="episodes", ylabel="gap (upper - lower value at the start)")
     left.set_title(f"{title}: median, range over runs", loc="left", fontsize=9)
