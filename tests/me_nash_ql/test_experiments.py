@@ -11,6 +11,7 @@ import pytest
 
 from iclr_repro.core.experiment import ParameterError, build
 from iclr_repro.me_nash_ql.baselines import NashQ
+from iclr_repro.me_nash_ql.board_games import grid_soccer
 from iclr_repro.me_nash_ql.bounds import BoundRules
 from iclr_repro.me_nash_ql.builders import matching_pennies
 from iclr_repro.me_nash_ql.exact import nash_value
@@ -23,9 +24,12 @@ from iclr_repro.me_nash_ql.experiments._study import (
     geometric_checkpoints,
     log_log_slopes,
     play,
+    reached,
     resampled_runs,
 )
+from iclr_repro.me_nash_ql.experiments.games import soccer_picture
 from iclr_repro.me_nash_ql.learner import MENashQL
+from iclr_repro.me_nash_ql.self_play import MarkovPolicies
 from nash_learners import small_game
 from support import bare_run
 
@@ -55,6 +59,7 @@ FAMILY = {
 SPACE: dict[str, Any] = {
     "_target_": "iclr_repro.me_nash_ql.experiments.Space",
     "game": FAMILY,
+    "runs": 2,
     "states": [1, 2, 40],
     "episodes": 5,
     "reference": "me_nash_ql",
@@ -77,6 +82,15 @@ def changed(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("games/pennies/builder", "lok", "games.pennies.builder: got 'lok'; did you mean 'lock'?"),
         ("games/pennies/num_step", 3, "games.pennies: no option 'num_step'; did you mean 'num_steps'?"),
         ("games/pennies/num_steps", None, "games.pennies: matching_pennies needs num_steps"),
+        ("games/pennies/num_steps", "two", "games.pennies.num_steps: got 'two', expected a whole number"),
+        ("games/pennies/num_steps", 2.5, "games.pennies.num_steps: got 2.5, expected a whole number"),
+        ("games/pennies/num_steps", 0, "games.pennies: num_steps is 0, expected at least 1"),
+        ("games/pennies/weights", [0.5], r"games.pennies: weights is \(0.5,\), expected 2 numbers in"),
+        (
+            "games/pennies",
+            {"builder": "load_game", "path": "nowhere.npz"},
+            r"games.pennies: \[Errno 2\] No such file or directory: 'nowhere.npz'",
+        ),
         ("methods/nash_q/learner", "nash", "methods.nash_q.learner: got 'nash'; did you mean 'nash_q'?"),
         ("methods/nash_q/c0", 0.2, "methods.nash_q: no option 'c0'; did you mean 'c'?"),
         ("methods/nash_q/c", -1.0, r"methods.nash_q: c: got -1.0, expected finite and >= 0"),
@@ -86,7 +100,33 @@ def changed(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             "methods.me_nash_ql: reference is 'texts', expected one of mono, text",
         ),
         ("methods/me_nash_ql/certify", True, "methods.me_nash_ql: no option 'certify'"),
-        ("methods/me_nash_ql/theory_failure", 2.0, "methods.me_nash_ql: got 1 states"),
+        (
+            "methods/me_nash_ql/theory_failure",
+            0.1,
+            "methods.me_nash_ql: theory_failure sets all constants, leave out c0",
+        ),
+        ("methods/me_nash_ql", {"learner": "me_nash_ql", "theory_failure": 2.0}, "methods.me_nash_ql: got 1 states"),
+        (
+            "methods/me_nash_ql/monotone_v",
+            "false",
+            "methods.me_nash_ql.monotone_v: got 'false', expected true or false",
+        ),
+        (
+            "methods/me_nash_ql/settle_gap",
+            -1.0,
+            "methods.me_nash_ql: settle_gap is -1.0, expected a finite number >= 0",
+        ),
+        (
+            "methods/me_nash_ql/c0",
+            [0.1, 0.2],
+            r"methods.me_nash_ql: c0 has shape \(2,\), expected one number or one for",
+        ),
+        ("methods/nash_q/certify", "no", "methods.nash_q.certify: got 'no', expected true or false"),
+        (
+            "plays/pennies",
+            ["nash_q", "nash_q"],
+            r"plays.pennies: got \['nash_q', 'nash_q'\], expected each method once",
+        ),
         ("plays/pennies", ["nash_w"], "plays.pennies: no method 'nash_w'; did you mean 'nash_q'?"),
         ("plays/lock", ["nash_q"], "plays and games must name the same games, lock is in one only"),
         ("episodes/pennies", 0, "episodes.pennies: got 0, expected >= 1"),
@@ -104,6 +144,7 @@ def test_wrong_names_and_values_are_refused_with_the_valid_ones(path: str, value
         ("states", [4], r"game: num_states takes the values \[4\], expected at least two, ascending"),
         ("states", [4, 2], r"game: num_states takes the values \[4, 2\], expected at least two, ascending"),
         ("game/builder", "lock", "game: no option"),
+        ("game/builder", "rrps_metagame", "game.builder: got 'rrps_metagame'; did you mean"),
         ("reference", "me", "reference: no method 'me'; Valid: me_nash_ql, nash_vi, v_learning"),
     ],
 )
@@ -147,6 +188,13 @@ def test_learning_curves_measure_all_methods_and_draw_them(tmp_path: Path) -> No
     assert list(result.figures) == ["pennies"]
 
 
+def test_every_run_may_have_constants_of_its_own(tmp_path: Path) -> None:
+    result = build("curves", changed(CURVES, "methods/me_nash_ql/c0", [0.1, 0.4, 1.6])).run(bare_run(tmp_path))
+    gaps = result.metrics["pennies/me_nash_ql/gap"]
+    assert isinstance(gaps, np.ndarray)
+    assert (np.diff(gaps) > 0).all()
+
+
 def test_games_of_no_method_are_left_out(tmp_path: Path) -> None:
     config = changed(
         changed(changed(CURVES, "games/lock", {"builder": "lock", "num_steps": 2}), "plays/lock", []),
@@ -164,6 +212,109 @@ def test_space_is_counted_exactly(tmp_path: Path) -> None:
     table = result.tables["bytes_by_states"]
     assert result.metrics["nash_vi/over_me_nash_ql/s2"] == table.loc[2, "nash_vi"] / table.loc[2, "me_nash_ql"]
     assert result.intervals["me_nash_ql/growth"] == (1.0, 1.0)
+    assert np.shape(result.metrics["me_nash_ql/output_over_uniform"]) == (2,)
+    assert "v_learning/over_formula/s2" not in result.metrics, "the formula is ME-Nash-QL's"
+
+
+def test_passages_are_counted_with_what_the_bounds_were_worth(tmp_path: Path) -> None:
+    config = {
+        "_target_": "iclr_repro.me_nash_ql.experiments.BurnIn",
+        "game": FAMILY,
+        "states": [1, 2],
+        "methods": {"me_nash_ql": ME},
+        "runs": 3,
+        "gap_frac": 0.5,
+        "episodes": 400,
+        "every": 5,
+        "draws": 20,
+    }
+    found = build("burn_in", config).run(bare_run(tmp_path)).metrics
+    small, large = (found[f"me_nash_ql/episodes/s{size}"] for size in (1, 2))
+    assert 5 <= small < large < 400
+    assert found["me_nash_ql/ratio/s1_s2"] == pytest.approx(large / small)
+    assert found["me_nash_ql/slope/s1_s2"] == pytest.approx(np.log2(large / small))
+    assert np.all(found["me_nash_ql/reached/s2"] == 1.0)
+    never = build("burn_in", {**config, "gap_frac": 0.0, "episodes": 20}).run(bare_run(tmp_path)).metrics
+    assert never["me_nash_ql/episodes/s2"] == 20.0, "a lower bound"
+    assert np.all(never["me_nash_ql/reached/s2"] == 0.0)
+
+
+def test_rates_compare_the_methods_at_every_horizon(tmp_path: Path) -> None:
+    family = {key: value for key, value in FAMILY.items() if key != "num_steps"} | {"num_states": 2}
+    config = {
+        "_target_": "iclr_repro.me_nash_ql.experiments.Rates",
+        "methods": {"nash_q": {"learner": "nash_q", "init": "H-h", "c": 0.4}, "me_nash_ql": ME},
+        "runs": 3,
+        "gap_frac": 0.5,
+        "episodes": 300,
+        "every": 10,
+        "draws": 20,
+        "game": {**FAMILY, "num_states": 2},
+        "slope_episodes": 100,
+        "checkpoints": 12,
+        "family": family,
+        "horizons": [1, 2],
+        "reference": "me_nash_ql",
+    }
+    result = build("rates", config).run(bare_run(tmp_path))
+    difference = result.metrics["nash_q/episodes/h2"] - result.metrics["me_nash_ql/episodes/h2"]
+    assert result.metrics["nash_q_minus_me_nash_ql/episodes/h2"] == difference
+    curve = result.tables["gap_nash_q"].xs("gap", level="quantity")["mean"]
+    last = curve[curve.index >= 10]
+    slope = np.polyfit(np.log(last.index), np.log(last), 1)[0]
+    assert np.mean(result.metrics["nash_q/gap_slope"]) == pytest.approx(slope, abs=0.05)
+    with pytest.raises(ParameterError, match="reference: no method 'me'"):
+        build("rates", {**config, "reference": "me"})
+
+
+def test_equilibria_are_counted_where_they_are_solved(tmp_path: Path) -> None:
+    config = {
+        "_target_": "iclr_repro.me_nash_ql.experiments.Computation",
+        "game": FAMILY,
+        "states": [2, 4],
+        "methods": {"me_nash_ql": ME, "nash_vi": {"learner": "nash_vi"}, "plug_in": {"learner": "plug_in"}},
+        "runs": 3,
+        "episodes": 2,
+        "repeats": 2,
+    }
+    found = build("computation", config).run(bare_run(tmp_path)).metrics
+    assert [found[f"{name}/cce_per_episode/s4"] for name in config["methods"]] == [2.0, 8.0, 8.0]  # type: ignore[attr-defined]
+    assert np.shape(found["nash_vi/time_slope"]) == (2,)
+
+
+def test_identities_and_efficiency_measure_what_they_say(tmp_path: Path) -> None:
+    identities = {
+        "_target_": "iclr_repro.me_nash_ql.experiments.Identities",
+        "runs": 2,
+        "episodes": 20,
+        "visits": 20,
+        "horizons": [1, 3],
+        "num_games": 5,
+        "actions": [1, 3],
+    }
+    found = build("identities", identities).run(bare_run(tmp_path)).metrics
+    assert {"i1/sum", "i2", "i3", "i5", "i9/nash", "i10"} <= found.keys()
+    assert found["i1/sum"] <= 1e-12
+    efficiency = {
+        "_target_": "iclr_repro.me_nash_ql.experiments.Efficiency",
+        "num_games": 4,
+        "actions": [2],
+        "runs": 2,
+        "episodes": 1,
+        "repeats": 3,
+    }
+    found = build("efficiency", efficiency).run(bare_run(tmp_path)).metrics
+    assert np.shape(found["cce/2x2/speedup"]) == (3,)
+    assert found["cce/2x2/gap_difference"] <= 1e-9
+    assert found["cce/2x2/violation"] <= 1e-9
+
+
+def test_soccer_is_drawn_until_the_game_is_over() -> None:
+    game = grid_soccer(rows=2, columns=3, num_steps=3, start_max=(1, 2), start_min=(0, 0))
+    nash = nash_value(game)
+    east = np.broadcast_to(np.eye(5)[3], nash.max_policy.shape)
+    learnt = MarkovPolicies(east[None], nash.min_policy[None])
+    assert len(soccer_picture(game, (2, 3), nash, learnt).axes) == 2, "it scores at once: one step, two rows"
 
 
 def curves_of(gaps_CR: list[list[float]]) -> Curves:
@@ -174,16 +325,14 @@ def curves_of(gaps_CR: list[list[float]]) -> Curves:
 def test_the_passage_is_where_the_median_gap_is_small() -> None:
     curves = curves_of([[3.0, 3.0, 3.0], [0.5, 2.0, 2.0], [0.5, 0.5, 2.0]])
     runs_DR = np.array([[0, 1, 2], [0, 0, 2], [2, 2, 1]])
-    assert episodes_until(curves, 1.0, runs_DR).tolist() == [30.0, 20.0, np.inf]
+    assert episodes_until(curves, 1.0, runs_DR).tolist() == [30.0, 20.0, 30.0], "the last is a lower bound"
+    assert reached(curves, 1.0).tolist() == [1.0, 1.0, 0.0]
 
 
-def test_what_never_happened_is_left_out() -> None:
+def test_the_estimate_is_the_first_draw_and_the_interval_is_of_the_others() -> None:
     found = Bootstrapped()
-    found.add("sure", np.full(100, 3.0))
-    found.add("never", np.full(100, np.inf))
-    found.add("often not", np.concatenate([[3.0], np.full(50, np.inf), np.full(50, 3.0)]))
-    assert found.metrics == {"sure": 3.0}
-    assert found.intervals == {"sure": (3.0, 3.0)}
+    found.add("x", np.concatenate([[99.0], np.arange(1001.0)]))
+    assert found.with_interval("x") == (99.0, 25.0, 975.0)
 
 
 def test_the_first_resample_is_all_runs_once() -> None:

@@ -14,15 +14,22 @@ from iclr_repro.me_nash_ql import figures
 
 def curve(value: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     episodes = np.array([10, 100, 1000])
-    return episodes, {name: np.full((3, 4), value) for name in ("output", "gap", "mixture")}
+    names = ("output", "gap", "best_gap", "mixture")
+    return episodes, {"certificate_ok": np.ones((3, 4)), **{name: np.full((3, 4), value) for name in names}}
 
 
 @pytest.mark.parametrize("uniform", [1.5, 0.0])
 def test_learning_curves_have_a_line_a_method_and_can_be_saved(tmp_path: Path, uniform: float) -> None:
-    made = figures.learning_curves({"a": curve(0.5), "b": curve(0.0)}, title="game", uniform=uniform)
+    wrong, broken = curve(0.1)
+    broken["certificate_ok"][-1, 0] = 0.0
+    made = figures.learning_curves(
+        {"a": curve(0.5), "b": curve(2.0), "c": (wrong, broken)}, title="game", horizon=2, uniform=uniform
+    )
     left, right = made.axes
-    assert [line.get_label() for line in left.lines if not line.get_label().startswith("_")] == ["a", "b"]
-    assert [line.get_label() for line in right.lines] == ["a"], "a gap that is 0 throughout is no certificate"
+    labels = [str(line.get_label()) for line in left.lines]
+    assert [label for label in labels if not label.startswith("_")] == ["a", "b", "c (wrong in 25%)"]
+    shown = [line.get_label() for line in right.lines]
+    assert shown == ["a", "c (wrong in 25%)"], "a gap that stays at H certifies nothing"
     save_figure(made, tmp_path, "curves")
     assert (tmp_path / "curves.svg").stat().st_size > 0
 
@@ -36,12 +43,11 @@ def test_ablations_name_the_share_of_broken_runs() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["good", "bad  (75% broken)"]
 
 
-def test_sizes_that_never_got_there_are_left_out() -> None:
-    rows = {("a", 2): (10.0, 9.0, 12.0), ("a", 4): (np.inf, np.inf, np.inf)}
-    table = pd.DataFrame(rows, index=["episodes", "low", "high"]).T.rename_axis(index=["method", "states"])
-    (axes,) = figures.episodes_needed(table, gap_frac=0.25).axes
-    assert axes.get_xlabel() == "states"
-    assert axes.lines[0].get_xdata().tolist() == [2]
+def test_the_median_of_a_gap_that_is_mostly_negative_is_not_shown_as_positive() -> None:
+    episodes, values = curve(0.2)
+    values["gap"][-1] = [0.2, -0.3, -0.2, -0.1]
+    made = figures.learning_curves({"a": (episodes, values)}, title="game", horizon=2, uniform=1.0)
+    assert np.isnan(np.asarray(made.axes[1].lines[0].get_ydata(), dtype=float)).tolist() == [False, False, True]
 
 
 def test_a_board_shows_likely_actions_and_the_ball(tmp_path: Path) -> None:

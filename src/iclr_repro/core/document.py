@@ -156,7 +156,8 @@ def _finished(tasks: Sequence[Task]) -> list[_Finished]:
 def _values(runs: Sequence[_Finished]) -> dict[str, Values]:
     """Collect each metric over seeds; one that some seed lacks is taken from the seeds that have it.
 
-    Of a metric with values of R independent runs, the i-th run of seed k counts as seed k R + i.
+    Of a metric with values of R independent runs (the most that a seed has), the i-th run of seed k counts as seed
+    k R + i.
     """
     names = sorted({name for run in runs for name in run.result["metrics"]})
     collected = {}
@@ -164,11 +165,12 @@ def _values(runs: Sequence[_Finished]) -> dict[str, Values]:
         having = [run for run in runs if name in run.result["metrics"]]
         interval = having[0].result["intervals"].get(name) if len(having) == 1 else None
         of_seed = [(run.task.seed, np.atleast_1d(run.result["metrics"][name])) for run in having]
+        num_runs = max(len(values) for _, values in of_seed)
         collected[name] = Values(
             name,
             np.concatenate([values for _, values in of_seed]),
             interval=tuple(interval) if interval else None,
-            seeds=tuple(seed * len(values) + number for seed, values in of_seed for number in range(len(values))),
+            seeds=tuple(seed * num_runs + number for seed, values in of_seed for number in range(len(values))),
         )
     return collected
 

@@ -133,7 +133,7 @@ def build(name: str, config: Mapping[str, Any]) -> Experiment:
     values = {}
     for key in given.keys() & fields.keys():
         try:
-            values[key] = _converted(given[key], hints[key])
+            values[key] = converted(given[key], hints[key])
             _check_range(values[key], fields[key].metadata)
         except ValueError as error:
             problems.append(f"{where}.{key}: got {given[key]!r}, expected {error}")
@@ -157,7 +157,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint} Valid: {', '.join(names) or 'none'}"
 
 
-def _converted(value: Any, hint: Any) -> Any:
+def converted(value: Any, hint: Any) -> Any:
     """Return `value` as the annotated type, accepting only conversions that lose nothing (ValueError otherwise)."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
@@ -171,9 +171,9 @@ def _converted(value: Any, hint: Any) -> Any:
     with contextlib.suppress(ValueError):  # of an element: the whole is described below
         if origin is tuple and isinstance(value, (list, tuple)):
             hints = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
-            return tuple(_converted(item, hint) for item, hint in zip(value, hints, strict=True))
+            return tuple(converted(item, hint) for item, hint in zip(value, hints, strict=True))
         if origin is dict and isinstance(value, Mapping):
-            return {_converted(key, arguments[0]): _converted(item, arguments[1]) for key, item in value.items()}
+            return {converted(key, arguments[0]): converted(item, arguments[1]) for key, item in value.items()}
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
@@ -186,7 +186,7 @@ def _converted(value: Any, hint: Any) -> Any:
 def _converted_to_any(value: Any, hints: Sequence[Any], union: Any) -> Any:
     for hint in hints:
         try:
-            return _converted(value, hint)
+            return converted(value, hint)
         except ValueError:
             continue
     raise ValueError(_type_name(union))

@@ -96,7 +96,7 @@ class NashQ(MinGapLearner):
         next_state: Int[np.ndarray, " R"],
     ) -> None:
         """Learn from one step of every run; the steps of an episode come in order, h = 0 first."""
-        cells = visited_cells(self.shape, h, s, (a, b), reward, next_state)
+        cells = visited_cells(self.shape, h, s, (a, b), reward, next_state, num_runs=self.num_runs)
         runs = np.arange(self.num_runs)
         n_R = self.visits.reshape(-1)[cells] + 1
         eta_R = learning_rate(n_R, self.shape[0])
@@ -108,7 +108,6 @@ class NashQ(MinGapLearner):
 
         q_XRAB = self.q[:, runs, h, s]
         policy = self._equilibria(*q_XRAB)
-        self.cce_solves += 1
         self.policy[runs, h, s] = policy
         self.v[:, runs, h, s] = (policy * q_XRAB).sum(axis=(2, 3))
         mu, nu = policy.sum(axis=2), policy.sum(axis=1)
@@ -209,7 +208,9 @@ class VLearning(SelfPlayLearner):
     ) -> None:
         """Learn from one step of every run; the steps of an episode come in order, h = 0 first."""
         horizon, num_states, num_max, num_min = self.shape
-        cells = visited_cells(self.shape, h, s, (a, b), reward, next_state) // (num_max * num_min)
+        cells = visited_cells(self.shape, h, s, (a, b), reward, next_state, num_runs=self.num_runs) // (
+            num_max * num_min
+        )
         runs = np.arange(self.num_runs)
         n_R = self.visits.reshape(-1)[cells] + 1
         eta_R = learning_rate(n_R, horizon)

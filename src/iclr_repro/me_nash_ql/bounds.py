@@ -52,7 +52,8 @@ class BoundRules:
             on and forget by themselves. An addition of ours, not part of the paper.
 
     Raises:
-        ValueError: an unknown name, or `self_healing` with `monotone_v`, under which no value could heal.
+        ValueError: an unknown name, a `settle_gap` below 0, or `self_healing` with `monotone_v`, under which no value
+            could heal.
     """
 
     init: str = "H"
@@ -64,6 +65,8 @@ class BoundRules:
     def __post_init__(self) -> None:
         _check_known("init", self.init, INITIAL_VALUES)
         _check_known("reference", self.reference, REFERENCE_RULES)
+        if not 0.0 <= self.settle_gap < np.inf:  # NaN is wrong, too
+            raise ValueError(f"settle_gap is {self.settle_gap}, expected a finite number >= 0")
         if self.self_healing and self.monotone_v:
             raise ValueError("self_healing needs monotone_v=False: a value that may only shrink can not heal")
 
@@ -168,7 +171,7 @@ class ValueBounds:
         q_reference[..., cells_R] = by_reference_XMR
         moments[..., cells_R] = after
         q[..., cells_R] = q_XMR
-        self.events[4] += healed_R
+        self._count("healed", healed_R)
         return healed_R
 
     def settle(self, h: int, s_R: np.ndarray, policy_RJ: np.ndarray) -> None:
@@ -195,10 +198,13 @@ class ValueBounds:
         self.v_reference[at] = new_XMR
         self.unsettled[at[2:]] = unsettled_R & far_R
 
-        self.events[0] += _moved_back(old_XMR, v_XMR)
-        self.events[1] += fires_R
-        self.events[2] += _moved_back(reference_XMR, new_XMR)
-        self.events[3] += fires_R & ~unsettled_R
+        self._count("value_moved_back", _moved_back(old_XMR, v_XMR))
+        self._count("reference_updates", fires_R)
+        self._count("reference_moved_back", _moved_back(reference_XMR, new_XMR))
+        self._count("reference_after_settling", fires_R & ~unsettled_R)
+
+    def _count(self, event: str, happened_R: np.ndarray) -> None:
+        self.events[EVENTS.index(event)] += happened_R
 
     def tables(self) -> dict[str, np.ndarray]:
         """All live arrays by name; not copies."""

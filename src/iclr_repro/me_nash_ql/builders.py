@@ -123,7 +123,12 @@ def rrps_metagame(
     table = np.asarray(payoffs, dtype=float)
     if min(num_states, num_bots, num_steps) < 1:
         raise ValueError(f"num_states, num_bots, num_steps are {num_states, num_bots, num_steps}, expected at least 1")
-    if table.ndim != 2 or table.shape[0] != table.shape[1] or not np.allclose(table, -table.T, rtol=0.0, atol=1e-9):
+    if (
+        table.size == 0
+        or table.ndim != 2
+        or table.shape[0] != table.shape[1]
+        or not np.allclose(table, -table.T, rtol=0.0, atol=1e-9)
+    ):
         raise ValueError(f"payoffs of shape {table.shape} are not antisymmetric: expected payoff(i, j) = -payoff(j, i)")
     if not (np.abs(table) <= 1.0).all():
         raise ValueError(f"payoffs go from {table.min():.6g} to {table.max():.6g}, expected [-1, 1]: rescale them")

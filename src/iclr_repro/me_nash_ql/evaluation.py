@@ -61,7 +61,7 @@ def evaluate(learner: SelfPlayLearner, game: MarkovGame, nash: NashValue) -> Eva
     return Evaluation(
         current=current,
         output=output,
-        gap=learner.gap(),
+        gap=upper[:, 0, learner.start_state] - lower[:, 0, learner.start_state],
         best_gap=best_gap,
         optimism_ok=holds[:, 0, learner.start_state],
         optimism_frac=holds.mean(axis=(1, 2)),

@@ -18,23 +18,29 @@ Curve = tuple[np.ndarray, Mapping[str, np.ndarray]]
 """Checkpoints [C] and what was measured there, quantity -> [C, R]."""
 
 
-def learning_curves(curves: Mapping[str, Curve], *, title: str, uniform: float) -> Figure:
+def learning_curves(curves: Mapping[str, Curve], *, title: str, horizon: int, uniform: float) -> Figure:
     """Exploitability of the output (and of certified mixtures), and the gap, against episodes: medians and ranges.
+
+    The gap is shown of methods that certify their output by it. Where the certificate of more than 5 % of the runs is
+    wrong at the end, the legend says so.
 
     Args:
         curves: of each method.
         title: the game.
+        horizon: H; a method whose smallest gap stays there certifies nothing.
         uniform: exploitability of uniform play, as a line.
     """
     made, axes = figure(width=8.4, height=4.0, ncols=2, sharex=True)
     left, right = axes[0]
     for number, (method, (episodes, values)) in enumerate(curves.items()):
         style = {"color": COLORS[number % len(COLORS)], "linestyle": _LINES[number // len(COLORS)]}
-        _band(left, episodes, values["output"], label=method, **style)
+        wrong = 1.0 - values["certificate_ok"][-1].mean()
+        label = f"{method} (wrong in {wrong:.0%})" if wrong > 0.05 else method
+        _band(left, episodes, values["output"], label=label, **style)
         if "mixture" in values:
             left.plot(episodes, np.median(values["mixture"], axis=1), color=style["color"], linestyle="-.", alpha=0.7)
-        if (values["gap"] != 0.0).any():
-            _band(right, episodes, values["gap"], label=method, **style)
+        if (values["best_gap"] < horizon).any():
+            _band(right, episodes, values["gap"], label=label, **style)
     if uniform > 0.0:  # 0 in matching pennies, where uniform play is the equilibrium
         left.axhline(uniform, color="0.5", linewidth=0.8)
         left.annotate("uniform play", (0.02, uniform), xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
@@ -53,9 +59,9 @@ def gap_rates(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     ax = axes[0, 0]
     for number, (method, (episodes, gaps_CR)) in enumerate(curves.items()):
         _band(ax, episodes, gaps_CR, label=method, color=COLORS[number], linestyle="-")
-    start = float(np.median(gaps_CR[-1])) * np.sqrt(episodes[-1] / 10.0)
+    episodes, gaps_CR = next(iter(curves.values()))
     ends = np.array([10.0, episodes[-1]])
-    ax.plot(ends, start * np.sqrt(10.0 / ends), color="0.5", linestyle=":", label="slope -1/2")
+    ax.plot(ends, np.median(gaps_CR[-1]) * (ends / ends[-1]) ** -0.5, color="0.5", linestyle=":", label="slope -1/2")
     ax.set(xscale="log", yscale="log", xlabel="episodes", ylabel="gap at the start state")
     ax.legend(frameon=False)
     return made
@@ -131,14 +137,14 @@ def episodes_needed(table: pd.DataFrame, *, gap_frac: float) -> Figure:
     """Episodes until the median gap is small, against what is varied.
 
     Args:
-        table: index (method, size), columns episodes, low, high; infinite where it never was.
+        table: index (method, size), columns episodes, low, high.
         gap_frac: how small, as a share of H.
     """
     made, axes = figure(width=5.2, height=3.6)
     ax = axes[0, 0]
     varied = str(table.index.names[1])
     for number, method in enumerate(dict.fromkeys(table.index.get_level_values("method"))):
-        rows = table.loc[method].replace(np.inf, np.nan).dropna(subset=["episodes"])
+        rows = table.loc[method]
         errors = np.abs(rows[["low", "high"]].to_numpy().T - rows["episodes"].to_numpy())
         style = {"color": COLORS[number], "linestyle": _LINES[number % len(_LINES)]}
         ax.errorbar(
@@ -196,11 +202,10 @@ def _arrows(ax: Axes, cell: tuple[int, int], shares: np.ndarray, color: str) -> 
 
 
 def _band(ax: Axes, episodes: np.ndarray, values_CR: np.ndarray, *, label: str, color: str, linestyle: str) -> None:
-    """Median and range over runs; what is not positive has no place on a logarithmic axis and is left out."""
-    positive = np.where(values_CR > 0.0, values_CR, np.nan)
-    shown = ~np.isnan(positive).all(axis=1)
-    positive, episodes = positive[shown], episodes[shown]
-    ax.plot(episodes, np.nanmedian(positive, axis=1), label=label, color=color, linestyle=linestyle)
-    ax.fill_between(
-        episodes, np.nanmin(positive, axis=1), np.nanmax(positive, axis=1), color=color, alpha=0.15, linewidth=0
+    """Median and range over runs; where these are not positive they have no place on a logarithmic axis."""
+    median, low, high = (
+        np.where(line > 0.0, line, np.nan)
+        for line in (np.median(values_CR, axis=1), values_CR.min(axis=1), values_CR.max(axis=1))
     )
+    ax.plot(episodes, median, label=label, color=color, linestyle=linestyle)
+    ax.fill_between(episodes, low, high, color=color, alpha=0.15, linewidth=0)

@@ -98,9 +98,10 @@ class MarkovGame:
 
 
 def _read_only(values: np.ndarray, name: str) -> np.ndarray:
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"{name} is of dtype {values.dtype}, expected real numbers")
-    array = np.asarray(values, dtype=np.float64).view()
+    given = np.asarray(values)
+    if given.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is of dtype {given.dtype}, expected real numbers")
+    array = np.asarray(given, dtype=np.float64).view()
     array.flags.writeable = False
     return array
 

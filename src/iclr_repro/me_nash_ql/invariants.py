@@ -64,7 +64,7 @@ def telescoping_violation(horizon: int, num_visits: int, *, rng: np.random.Gener
         eta = learning_rate(n, horizon)
         bonus = advantage_bonus(before, moments, n, horizon=horizon, c2=0.0, iota=1.0)
         average = (1.0 - eta) * average + eta * bonus
-        worst = max(worst, float(np.abs(average - moments.bonus).max()))
+        worst = float(np.maximum(worst, np.abs(average - moments.bonus).max()))  # NaN stays
     return worst
 
 
@@ -110,7 +110,7 @@ def violations_along_a_run(
     good_cases = 0
 
     def note(name: str, violation: np.ndarray | float) -> None:
-        worst[name] = max(worst[name], float(np.max(violation)))
+        worst[name] = float(np.maximum(worst[name], np.max(violation)))  # NaN stays
 
     for episode in range(1, episodes + 1):
         states = np.full(learner.num_runs, game.start_state)

@@ -97,15 +97,14 @@ class MENashQL(MinGapLearner):
         Raises:
             ValueError: a step, state or action does not exist, a reward is outside [0, 1], `pi` is no distribution.
         """
-        cells = visited_cells(self.shape, h, s, (a, b), reward, next_state)
+        cells = visited_cells(self.shape, h, s, (a, b), reward, next_state, num_runs=self.num_runs)
         if pi is not None:
-            check_distributions(pi)
+            check_distributions(pi, (self.num_runs, *self.shape[2:]))
         healed = self.bounds.observe(h, cells, reward[None], next_state)
         runs = np.arange(self.num_runs)
         if pi is None:
             upper, lower = self.bounds.q[:, 0, runs, h, s].reshape(2, self.num_runs, *self.shape[2:])
             pi = self._equilibria(upper, lower)
-            self.cce_solves += 1
         self.policy[runs, h, s] = pi
         self.bounds.settle(h, s, pi.reshape(self.num_runs, -1))
         self._output.withdraw(healed)

@@ -223,9 +223,9 @@ class MultiMENashQL:
         Raises:
             ValueError: a step, state or action does not exist, a reward is outside [0, 1], `pi` is no distribution.
         """
-        cells = visited_cells(self.shape, h, s, tuple(actions), rewards, next_state)
+        cells = visited_cells(self.shape, h, s, tuple(actions), rewards, next_state, num_runs=self.num_runs)
         if pi is not None:
-            check_distributions(pi)
+            check_distributions(pi, (self.num_runs, *self.shape[2:]))
         runs = np.arange(self.num_runs)
         healed = self.bounds.observe(h, cells, rewards, next_state)
         self.best_gap[healed] = self.shape[0]

@@ -130,7 +130,9 @@ class NashVI(MinGapLearner):
         next_state: Int[np.ndarray, " R"],
     ) -> None:
         """Count one step of every run."""
-        self.model.observe(visited_cells(self.shape, h, s, (a, b), reward, next_state), reward, next_state)
+        self.model.observe(
+            visited_cells(self.shape, h, s, (a, b), reward, next_state, num_runs=self.num_runs), reward, next_state
+        )
 
     def end_episode(self) -> None:
         """Plan when it is time, and keep the marginals of pi if the gap at s_1 is the smallest so far."""
@@ -157,7 +159,7 @@ class NashVI(MinGapLearner):
         }
 
     def _plan(self) -> None:
-        horizon, num_states = self.shape[:2]
+        horizon = self.shape[0]
         for h in reversed(range(horizon)):
             visits_RSAB, frequencies_RSABN, rewards_RSAB = self.model.stage(h)
             next_XRSAB = _expected(frequencies_RSABN, self.v[:, :, h + 1])
@@ -171,7 +173,6 @@ class NashVI(MinGapLearner):
             self.policy[:, h] = policy
             self.v[0, :, h] = (policy * upper).sum(axis=(2, 3))
             self.v[1, :, h] = (policy * lower).sum(axis=(2, 3))
-        self.cce_solves += horizon * num_states
 
     def _stage_bonus(self, visits_RSAB: np.ndarray, frequencies_RSABN: np.ndarray, v_XRN: np.ndarray) -> np.ndarray:
         """Beta [R, S, A, B]; meaningless where nothing was seen."""
@@ -236,7 +237,9 @@ class PlugIn(SelfPlayLearner):
         next_state: Int[np.ndarray, " R"],
     ) -> None:
         """Count one step of every run."""
-        self.model.observe(visited_cells(self.shape, h, s, (a, b), reward, next_state), reward, next_state)
+        self.model.observe(
+            visited_cells(self.shape, h, s, (a, b), reward, next_state, num_runs=self.num_runs), reward, next_state
+        )
 
     def end_episode(self) -> None:
         """Plan when it is time."""
@@ -272,10 +275,10 @@ class PlugIn(SelfPlayLearner):
             frequencies_RSABN[unseen_RSAB] = 1.0 / num_states
             q_RSAB = np.where(unseen_RSAB, 0.5, rewards_RSAB) + _expected(frequencies_RSABN, self.v[None, :, h + 1])[0]
             solution = solve_matrix_games(q_RSAB)
+            self.cce_solves += q_RSAB[..., 0, 0].size // self.num_runs
             self.v[:, h] = solution.values
             self._policies.mu[:, h] = solution.max_policies
             self._policies.nu[:, h] = solution.min_policies
-        self.cce_solves += horizon * num_states
 
 
 def _check_plan_every(plan_every: int) -> None:

@@ -211,6 +211,7 @@ class MinGapLearner(SelfPlayLearner):
         self._backend = backend
         self._objective = objective
         self._equilibria(*np.zeros((2, 1, 1, 1)))  # refuses an unknown name now, not in the first episode
+        self.cce_solves = 0
         self.policy = uniform_policy(shape, num_runs=num_runs)
         self._output = MinGapOutput(shape, num_runs=num_runs)
 
@@ -227,6 +228,8 @@ class MinGapLearner(SelfPlayLearner):
         return self._output.gap
 
     def _equilibria(self, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+        """Solve a batch of games, as many for every run, and count them."""
+        self.cce_solves += upper[..., 0, 0].size // self.num_runs
         return solve_cce(upper, lower, backend=self._backend, objective=self._objective).policy
 
     def _keep_if_best(self) -> None:
@@ -298,6 +301,8 @@ def visited_cells(
     actions: Sequence[np.ndarray],
     rewards: np.ndarray,
     next_state: np.ndarray,
+    *,
+    num_runs: int,
 ) -> Int[np.ndarray, " R"]:
     """Flat indices of the entries that R runs visit, in an array [R, H, S, A_1 .. A_M], after a check of the visits.
 
@@ -306,15 +311,22 @@ def visited_cells(
         h: the step.
         s: [R] states.
         actions: [R] for each player.
-        rewards: of any shape, to be checked.
+        rewards: [..., R], to be checked.
         next_state: [R].
+        num_runs: R.
 
     Raises:
-        ValueError: a step, state or action does not exist, or a reward is outside [0, 1].
+        ValueError: not one value a run, a step, state or action that does not exist, or a reward outside [0, 1].
     """
+    lengths = {array.shape[-1:] for array in (s, *actions, rewards, next_state)}
+    if lengths != {(num_runs,)}:
+        found = sorted(lengths)
+        raise ValueError(
+            f"step {h}: states, actions, rewards and next states have lengths {found}, expected {num_runs} runs"
+        )
     if not (rewards.min() >= 0.0 and rewards.max() <= 1.0):  # NaN is wrong, too
         raise ValueError(f"step {h}: rewards range from {rewards.min()} to {rewards.max()}, expected within [0, 1]")
-    num_runs, num_states = len(s), shape[1]
+    num_states = shape[1]
     try:
         cells = np.ravel_multi_index((np.arange(num_runs), h, s, *actions, next_state), (num_runs, *shape, num_states))
     except ValueError as error:
@@ -336,12 +348,18 @@ def draw(probabilities: Float64[np.ndarray, "R N"], uniforms: Float64[np.ndarray
     return np.asarray((cumulative <= uniforms[:, None]).sum(axis=1))
 
 
-def check_distributions(pi: Float64[np.ndarray, "R ..."]) -> None:
-    """Refuse joint policies with a negative entry or a sum other than 1, up to 1e-9.
+def check_distributions(pi: Float64[np.ndarray, "R ..."], shape: tuple[int, ...]) -> None:
+    """Refuse joint policies of another shape, with a negative entry, or with a sum other than 1 up to 1e-9.
+
+    Args:
+        pi: one joint policy a run.
+        shape: (R, A_1 .. A_M), as expected.
 
     Raises:
-        ValueError: naming the first run in which it is none.
+        ValueError: naming the shape, or the first run in which it is no distribution.
     """
+    if pi.shape != shape:
+        raise ValueError(f"pi has shape {pi.shape}, expected {shape} = (runs, actions of each player)")
     flat = pi.reshape(len(pi), -1)
     sums, least = flat.sum(axis=1), flat.min(axis=1)
     wrong = ~((np.abs(sums - 1.0) <= SUM_TOLERANCE) & (least >= 0.0))  # NaN is wrong, too

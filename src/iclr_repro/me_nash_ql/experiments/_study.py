@@ -45,15 +45,28 @@ class Curves:
         return np.asarray(self.values[quantity][position])
 
     def summary(self) -> pd.DataFrame:
-        """A row a checkpoint and quantity: mean with its 95 % interval over runs, median, least and largest value."""
-        rows = []
+        """A row a checkpoint and quantity: mean, median, least and largest value over runs."""
+        parts = {
+            quantity: pd.DataFrame(
+                {
+                    "mean": values_CR.mean(axis=1),
+                    "median": np.median(values_CR, axis=1),
+                    "min": values_CR.min(axis=1),
+                    "max": values_CR.max(axis=1),
+                },
+                index=pd.Index(self.episodes, name="episode"),
+            )
+            for quantity, values_CR in self.values.items()
+        }
+        return pd.concat(parts, names=["quantity"])
+
+    def final(self) -> pd.DataFrame:
+        """A row a quantity: its mean over runs at the end, with the 95 % interval (low, high)."""
+        rows = {}
         for quantity, values_CR in self.values.items():
-            for episode, values_R in zip(self.episodes, values_CR, strict=True):
-                low, high = mean_interval(values_R) or (np.nan, np.nan)
-                row = (values_R.mean(), low, high, np.median(values_R), values_R.min(), values_R.max())
-                rows.append((quantity, episode, *row))
-        columns = ["quantity", "episode", "mean", "low", "high", "median", "min", "max"]
-        return pd.DataFrame(rows, columns=columns).set_index(["quantity", "episode"])
+            low, high = mean_interval(values_CR[-1]) or (np.nan, np.nan)
+            rows[quantity] = {"mean": values_CR[-1].mean(), "low": low, "high": high}
+        return pd.DataFrame(rows).T.rename_axis(index="quantity")
 
 
 class _MeasuredPlay:
@@ -146,12 +159,19 @@ def resampled_runs(num_runs: int, draws: int, *, rng: np.random.Generator) -> np
 
 
 def episodes_until(curves: Curves, threshold: float, runs_DR: np.ndarray) -> np.ndarray:
-    """[D] the first checkpoint at which the median gap of the chosen runs is at most `threshold`; inf: never.
+    """[D] the first checkpoint at which the median gap of the chosen runs is at most `threshold`.
+
+    Where it never is, the number of episodes played, which is then a lower bound: see `reached`.
 
     Source: sheet 7.4, E4.
     """
     passed_CD = np.median(curves.values["gap"][:, runs_DR], axis=2) <= threshold
-    return np.where(passed_CD.any(axis=0), curves.episodes[passed_CD.argmax(axis=0)], np.inf)
+    return np.where(passed_CD.any(axis=0), curves.episodes[passed_CD.argmax(axis=0)], curves.episodes[-1]).astype(float)
+
+
+def reached(curves: Curves, threshold: float) -> np.ndarray:
+    """[R] 1 where the gap of a run was at most `threshold` at some checkpoint, else 0."""
+    return (curves.values["gap"] <= threshold).any(axis=0).astype(float)
 
 
 def all_passed(threshold: float) -> Callable[[History], bool]:
@@ -176,8 +196,11 @@ class Bootstrapped:
         self.intervals: dict[str, tuple[float, float]] = {}
 
     def add(self, name: str, draws_D: np.ndarray) -> None:
-        """Note a metric; one that is not defined, for the estimate or in more than 2.5 % of the draws, is left out."""
-        low, high = np.quantile(draws_D[1:], [0.025, 0.975], method="nearest")
-        if np.isfinite([draws_D[0], low, high]).all():
-            self.metrics[name] = float(draws_D[0])
-            self.intervals[name] = (float(low), float(high))
+        """Note a metric with the 95 % percentile interval of its draws."""
+        low, high = np.quantile(draws_D[1:], [0.025, 0.975])
+        self.metrics[name] = float(draws_D[0])
+        self.intervals[name] = (float(low), float(high))
+
+    def with_interval(self, name: str) -> tuple[float, float, float]:
+        """A noted metric and the ends of its interval."""
+        return float(self.metrics[name]), *self.intervals[name]

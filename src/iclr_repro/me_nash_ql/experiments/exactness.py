@@ -47,7 +47,7 @@ class Identities:
         found: dict[str, float] = {}
 
         def note(name: str, violation: float) -> None:
-            found[name] = max(found.get(name, 0.0), violation)
+            found[name] = float(np.maximum(found.get(name, 0.0), violation))  # NaN stays
 
         for horizon in self.horizons:
             for name, violation in learning_rate_violations(horizon, self.visits).items():

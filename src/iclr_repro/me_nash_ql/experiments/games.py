@@ -17,7 +17,14 @@ from iclr_repro.me_nash_ql.board_games import soccer_states
 from iclr_repro.me_nash_ql.bounds import EVENTS
 from iclr_repro.me_nash_ql.data import load_rrps_payoffs, synthetic_payoffs
 from iclr_repro.me_nash_ql.exact import NashValue, nash_value
-from iclr_repro.me_nash_ql.experiments._builders import Options, build_game, build_learner, check_game, check_method
+from iclr_repro.me_nash_ql.experiments._builders import (
+    NUM_BOTS,
+    Options,
+    build_game,
+    build_learner,
+    check_game,
+    check_method,
+)
 from iclr_repro.me_nash_ql.experiments._study import (
     Bootstrapped,
     Curves,
@@ -30,7 +37,6 @@ from iclr_repro.me_nash_ql.games import MarkovGame
 from iclr_repro.me_nash_ql.learner import MENashQL
 from iclr_repro.me_nash_ql.self_play import MarkovPolicies
 
-_SYNTHETIC_BOTS = 43
 _SHOWN = "me_nash_ql_narrow"
 """The method whose soccer is drawn: the wide default constants need many more episodes."""
 
@@ -65,13 +71,15 @@ class OfGames:
     def __post_init__(self) -> None:
         """Refuse options of games and methods that do not exist, and names that are not among them."""
         for name, options in self.games.items():
-            check_game(f"games.{name}", options)
+            check_game(f"games.{name}", options, meta_games=True)
         for name, options in self.methods.items():
-            check_method(name, options)
+            check_method(name, options, num_runs=self.runs)
         for field in ("plays", "episodes"):
             for game in getattr(self, field).keys() ^ self.games.keys():
                 raise ValueError(f"{field} and games must name the same games, {game} is in one only")
         for game, methods in self.plays.items():
+            if len(set(methods)) < len(methods):
+                raise ValueError(f"plays.{game}: got {list(methods)}, expected each method once")
             for method in methods:
                 if method not in self.methods:
                     raise ValueError(f"plays.{game}: no method {method!r}{nearest(method, self.methods)}")
@@ -84,7 +92,7 @@ class OfGames:
         payoffs = pd.DataFrame()
         if any(self.games[name]["builder"] == "rrps_metagame" for name, methods in self.plays.items() if methods):
             payoffs, kind = real_or_synthetic(
-                self.data, load_rrps_payoffs, lambda: synthetic_payoffs(_SYNTHETIC_BOTS, rng=run.rng("payoffs"))
+                self.data, load_rrps_payoffs, lambda: synthetic_payoffs(NUM_BOTS, rng=run.rng("payoffs"))
             )
         played = {}
         for name, options in self.games.items():
@@ -120,7 +128,7 @@ class OfGames:
                 for quantity, values_CR in curves.values.items():
                     found.metrics[f"{prefix}/{quantity}"] = values_CR[-1]
                     for mark in self.marks:
-                        if mark < self.episodes[name]:
+                        if mark <= self.episodes[name]:
                             found.metrics[f"{prefix}/{quantity}_at_{mark}"] = curves.at(quantity, mark)
                 chosen_DR = resampled_runs(self.runs, self.draws, rng=run.rng(f"bootstrap/{prefix}"))
                 medians_D = np.median(curves.values["output"][-1][chosen_DR], axis=1)
@@ -143,6 +151,7 @@ class LearningCurves(OfGames):
         pictures = {
             name: figures.learning_curves(
                 {method: (curves.episodes, curves.values) for method, curves in one.curves.items()},
+                horizon=one.game.num_steps,
                 title=name,
                 uniform=uniform_exploitability(one.game),
             )
@@ -200,10 +209,12 @@ def soccer_picture(game: MarkovGame, board: tuple[int, int], nash: NashValue, le
     reached[game.start_state] = 1.0
     shown = []
     for h in range(game.num_steps):
-        shown.append(int(reached[:-1].argmax()))  # the last state is the end
+        if reached[-1] > 1.0 - 1e-9:  # the last state is the end
+            break
+        shown.append(int(reached[:-1].argmax()))
         reached = np.einsum("s,sa,sb,sabt->t", reached, mu[h], nu[h], game.transitions[h])
     positions = [soccer_states(*board)[state] for state in shown]
-    steps = np.arange(game.num_steps)
+    steps = np.arange(len(shown))
     return figures.soccer_play(
         board,
         positions,
@@ -215,10 +226,6 @@ def soccer_picture(game: MarkovGame, board: tuple[int, int], nash: NashValue, le
 
 
 def final_table(played: dict[str, _Played]) -> pd.DataFrame:
-    """A row a game, method and quantity at the end: mean, interval, median, smallest and largest value over runs."""
-    parts = {
-        (name, method): curves.summary().xs(curves.episodes[-1], level="episode")
-        for name, one in played.items()
-        for method, curves in one.curves.items()
-    }
+    """A row a game, method and quantity at the end: mean over runs with its interval."""
+    parts = {(name, method): curves.final() for name, one in played.items() for method, curves in one.curves.items()}
     return pd.concat(parts, names=["game", "method"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -24,10 +25,12 @@ from iclr_repro.me_nash_ql.experiments._study import (
     geometric_checkpoints,
     log_log_slopes,
     play,
+    reached,
     resampled_runs,
     uniform_exploitability,
 )
 from iclr_repro.me_nash_ql.games import MarkovGame
+from iclr_repro.me_nash_ql.learner import MENashQL
 from iclr_repro.me_nash_ql.ledger import me_nash_ql_words
 from iclr_repro.me_nash_ql.self_play import SelfPlay, SelfPlayLearner
 
@@ -40,6 +43,7 @@ class OfStates:
 
     uses_seeds: ClassVar[bool] = False
 
+    runs: int = parameter("independent runs, advanced together", low=1, high=100_000)
     game: Options = parameter("builder and arguments of the games, without num_states")
     states: tuple[int, ...] = parameter("numbers of states S, ascending", low=1, high=10_000)
     methods: dict[str, Options] = parameter("name -> learner and its options")
@@ -48,11 +52,11 @@ class OfStates:
         """Refuse options of games and methods that do not exist, and fewer than two or unordered sizes."""
         check_family("game", self.game, "num_states", self.states)
         for name, options in self.methods.items():
-            check_method(name, options)
+            check_method(name, options, num_runs=self.runs)
 
     def game_of(self, num_states: int) -> MarkovGame:
         """The game with so many states."""
-        return build_game({**self.game, "num_states": num_states}, pd.DataFrame())
+        return build_game({**self.game, "num_states": num_states})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,60 +69,55 @@ class Space(OfStates):
     def __post_init__(self) -> None:
         """Refuse a reference that is not among the methods, and what `OfStates` refuses."""
         super().__post_init__()
-        if self.reference not in self.methods:
-            raise ValueError(f"reference: no method {self.reference!r}{nearest(self.reference, self.methods)}")
+        check_reference(self.reference, self.methods)
 
     def run(self, run: Run) -> Result:
         """Count the bytes after K and 4 K episodes in the smallest game, and of fresh tables for every S."""
-        metrics: dict[str, float | np.ndarray] = {}
         small = self.game_of(self.states[0])
+        learnt: dict[str, float | np.ndarray] = {}
         by_episodes, by_states = {}, {}
+        counts: dict[str, float] = {}
         for name, options in self.methods.items():
-            learner = build_learner(options, small, num_runs=1, episodes=_LONGER * self.episodes)
+            learner = build_learner(options, small, num_runs=self.runs, episodes=_LONGER * self.episodes)
             loop = SelfPlay(small, learner, rng=run.rng(name))
-            for times in (1, _LONGER):
-                steps = self.episodes * (1 if times == 1 else _LONGER - 1)
-                run.fit(loop, steps, name=f"{name}-{times}", log_every=steps)
-                by_episodes[name, times * self.episodes] = learner.ledger().total_bytes
-            metrics[f"{name}/output_over_uniform"] = float(output_over_uniform(small, learner)[0])
-            metrics[f"{name}/growth"] = by_episodes[name, _LONGER * self.episodes] / by_episodes[name, self.episodes]
-            for num_states in self.states:
-                fresh = build_learner(options, self.game_of(num_states), num_runs=1, episodes=1)
-                by_states[name, num_states] = fresh.ledger().table_bytes
+            for total, steps in ((self.episodes, self.episodes), (_LONGER * self.episodes, 3 * self.episodes)):
+                run.fit(loop, steps, name=f"{name}-{total}", log_every=steps)
+                by_episodes[name, total] = learner.ledger().total_bytes
+            learnt[f"{name}/output_over_uniform"] = output_over_uniform(small, learner)
+            counts[f"{name}/growth"] = by_episodes[name, _LONGER * self.episodes] / by_episodes[name, self.episodes]
+            for size in self.states:
+                fresh = build_learner(options, self.game_of(size), num_runs=1, episodes=1)
+                by_states[name, size] = fresh.ledger().table_bytes
+                if isinstance(fresh, MENashQL):
+                    counts[f"{name}/over_formula/s{size}"] = by_states[name, size] / (8.0 * _words(fresh))
         table = pd.Series(by_states).unstack(level=0).loc[list(self.states), list(self.methods)]
-        for name in self.methods:
-            metrics |= {f"{name}/bytes/s{size}": float(count) for size, count in table[name].items()}
-            ratio = table[name] / table[self.reference]
-            if name != self.reference:
-                metrics |= {f"{name}/over_{self.reference}/s{size}": float(value) for size, value in ratio.items()}
-                low, high = ratio.iloc[-2:]
-                metrics[f"{name}/over_{self.reference}/slope"] = float(
-                    np.log(high / low) / np.log(self.states[-1] / self.states[-2])
-                )
-                passed = ratio.index[ratio > 1.0]
-                if len(passed):
-                    metrics[f"{name}/over_{self.reference}/passes_1_at"] = float(passed[0])
-        horizon, _, num_max, num_min = small.rewards.shape
-        words = [
-            me_nash_ql_words(num_steps=horizon, num_states=size, num_actions_max=num_max, num_actions_min=num_min)
-            for size in self.states
-        ]
-        over = table[self.reference] / (8.0 * np.array(words))
-        metrics |= {f"{self.reference}/over_formula/s{size}": float(value) for size, value in over.items()}
+        counts |= {f"{name}/bytes/s{size}": float(table.loc[size, name]) for name in table for size in self.states}
+        for name in table.columns.drop(self.reference):
+            counts |= self._against_the_reference(name, table)
         episodes = pd.Series(by_episodes).unstack(level=0)[list(self.methods)]
         return Result(
-            metrics=metrics,
-            intervals={name: (float(value), float(value)) for name, value in metrics.items()},  # counts, exact
+            metrics=learnt | counts,
+            intervals={name: (count, count) for name, count in counts.items()},  # exact
             tables={"bytes_by_states": table, "bytes_by_episodes": episodes},
             figures={"space": figures.space(episodes, table)},
         )
+
+    def _against_the_reference(self, name: str, table: pd.DataFrame) -> dict[str, float]:
+        """The bytes of a method over those of the reference, where they pass 1, and their slope at the largest S."""
+        ratio = table[name] / table[self.reference]
+        found = {f"{name}/over_{self.reference}/s{size}": float(value) for size, value in ratio.items()}
+        slopes = log_log_slopes(np.array(self.states[-2:]), ratio.to_numpy()[-2:, None])
+        found[f"{name}/over_{self.reference}/slope"] = float(slopes[0])
+        passed = ratio.index[ratio > 1.0]
+        if len(passed):
+            found[f"{name}/over_{self.reference}/passes_1_at"] = float(passed[0])
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Computation(OfStates):
     """Equilibria and processor time an episode against states (E3)."""
 
-    runs: int = parameter("independent runs, advanced together", low=1, high=100_000)
     episodes: int = parameter("episodes of one timing", low=1, high=1_000_000)
     repeats: int = parameter("timings after the warm-up", low=2, high=1_000)
 
@@ -171,17 +170,25 @@ class OfPassages:
     every: int = parameter("episodes between two checkpoints", low=1, high=1_000_000)
     draws: int = parameter("bootstrap draws over runs", low=1, high=100_000)
 
-    def passage(self, run: Run, method: str, name: str, game: MarkovGame) -> tuple[Curves, np.ndarray]:
-        """Play until the gap of every run is small enough.
+    def passage(self, run: Run, found: Bootstrapped, method: str, size: str, game: MarkovGame) -> np.ndarray:
+        """Play until the gap of every run is small enough; note the episodes and whether the bounds held.
+
+        Args:
+            run: whose loop is used.
+            found: gets `<method>/episodes/<size>` and, run by run, whether the gap was `reached` and the flags at the
+                end.
+            method: that plays.
+            size: of the game, for the names.
+            game: to play.
 
         Returns:
-            The curves, and [1 + draws] episodes until the median gap was: of the runs, then of bootstrap samples.
+            [1 + draws] episodes until the median gap was small: of the runs, then of bootstrap samples.
         """
         learner = build_learner(self.methods[method], game, num_runs=self.runs, episodes=self.episodes)
         threshold = self.gap_frac * game.num_steps
         curves = play(
             run,
-            name,
+            f"{method}-{size}",
             game,
             nash_value(game),
             learner,
@@ -189,8 +196,13 @@ class OfPassages:
             checkpoints=range(self.every, self.episodes, self.every),
             stop=all_passed(threshold),
         )
-        chosen_DR = resampled_runs(self.runs, self.draws, rng=run.rng(f"bootstrap/{name}"))
-        return curves, episodes_until(curves, threshold, chosen_DR)
+        chosen_DR = resampled_runs(self.runs, self.draws, rng=run.rng(f"bootstrap/{method}-{size}"))
+        passage_D = episodes_until(curves, threshold, chosen_DR)
+        found.add(f"{method}/episodes/{size}", passage_D)
+        found.metrics[f"{method}/reached/{size}"] = reached(curves, threshold)
+        for flag in ("optimism_ok", "certificate_ok"):
+            found.metrics[f"{method}/{flag}/{size}"] = curves.values[flag][-1]
+        return passage_D
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,17 +214,12 @@ class BurnIn(OfPassages, OfStates):
         found = Bootstrapped()
         rows = {}
         for method in self.methods:
-            passages = {}
-            for size in self.states:
-                curves, passages[size] = self.passage(run, method, f"{method}-s{size}", self.game_of(size))
-                found.add(f"{method}/episodes/s{size}", passages[size])
-                rows[method, size] = _with_interval(passages[size])
-                for flag in ("optimism_ok", "certificate_ok"):
-                    found.metrics[f"{method}/{flag}/s{size}"] = curves.values[flag][-1]
+            passages = {size: self.passage(run, found, method, f"s{size}", self.game_of(size)) for size in self.states}
             found.metrics[f"{method}/n"] = self.runs
+            for size in self.states:
+                rows[method, size] = found.with_interval(f"{method}/episodes/s{size}")
             for small, large in pairwise(self.states):
-                with np.errstate(invalid="ignore"):  # infinite: never
-                    ratio_D = passages[large] / passages[small]
+                ratio_D = passages[large] / passages[small]
                 found.add(f"{method}/ratio/s{small}_s{large}", ratio_D)
                 found.add(f"{method}/slope/s{small}_s{large}", np.log(ratio_D) / np.log(large / small))
         table = pd.DataFrame(rows, index=["episodes", "low", "high"]).T.rename_axis(index=["method", "states"])
@@ -235,18 +242,20 @@ class Rates(OfPassages):
     checkpoints: int = parameter("of the slope, geometric", low=10, high=1_000)
     family: Options = parameter("builder and arguments of the games with varying H, without num_steps")
     horizons: tuple[int, ...] = parameter("H, ascending", low=1, high=1_000)
+    reference: str = parameter("the method whose episodes are subtracted from those of the others")
 
     def __post_init__(self) -> None:
         """Refuse options of games and methods that do not exist."""
-        check_game("game", self.game)
+        check_game("game", self.game, meta_games=False)
         check_family("family", self.family, "num_steps", self.horizons)
         for name, options in self.methods.items():
-            check_method(name, options)
+            check_method(name, options, num_runs=self.runs)
+        check_reference(self.reference, self.methods)
 
     def run(self, run: Run) -> Result:
         """Play one game for the slopes against K, then the family for the episodes against H."""
         found = Bootstrapped()
-        game = build_game(self.game, pd.DataFrame())
+        game = build_game(self.game)
         nash = nash_value(game)
         curves: dict[str, Curves] = {}
         for method, options in self.methods.items():
@@ -256,23 +265,22 @@ class Rates(OfPassages):
                 run, method, game, nash, learner, episodes=self.slope_episodes, checkpoints=checkpoints
             )
             found.metrics[f"{method}/n"] = self.runs
+            for flag in ("optimism_ok", "certificate_ok"):
+                found.metrics[f"{method}/{flag}"] = curves[method].values[flag][-1]
             last_C = curves[method].episodes >= self.slope_episodes / 10
             gaps_CR = curves[method].values["gap"][last_C]
             if (gaps_CR > 0.0).all():  # the gap of a broken bound has no rate
                 found.metrics[f"{method}/gap_slope"] = log_log_slopes(curves[method].episodes[last_C], gaps_CR)
         rows = {}
         for horizon in self.horizons:
-            varied = build_game({**self.family, "num_steps": horizon}, pd.DataFrame())
+            varied = build_game({**self.family, "num_steps": horizon})
             passages = {}
             for method in self.methods:
-                _, passages[method] = self.passage(run, method, f"{method}-h{horizon}", varied)
-                found.add(f"{method}/episodes/h{horizon}", passages[method])
-                rows[method, horizon] = _with_interval(passages[method])
-            first, *others = passages
-            for other in others:
-                with np.errstate(invalid="ignore"):  # infinite: never
-                    more_D = passages[other] - passages[first]
-                found.add(f"{other}_minus_{first}/episodes/h{horizon}", more_D)
+                passages[method] = self.passage(run, found, method, f"h{horizon}", varied)
+                rows[method, horizon] = found.with_interval(f"{method}/episodes/h{horizon}")
+            for other in self.methods.keys() - {self.reference}:
+                more_D = passages[other] - passages[self.reference]
+                found.add(f"{other}_minus_{self.reference}/episodes/h{horizon}", more_D)
         table = pd.DataFrame(rows, index=["episodes", "low", "high"]).T.rename_axis(index=["method", "steps"])
         return Result(
             metrics=found.metrics,
@@ -297,7 +305,17 @@ def check_family(where: str, options: Options, varied: str, sizes: tuple[int, ..
         raise ValueError(f"{where}: {varied} is varied, leave it out")
     if len(sizes) < 2 or list(sizes) != sorted(set(sizes)):
         raise ValueError(f"{where}: {varied} takes the values {list(sizes)}, expected at least two, ascending")
-    check_game(where, {**options, varied: sizes[0]})
+    check_game(where, {**options, varied: sizes[0]}, meta_games=False)
+
+
+def check_reference(reference: str, methods: Mapping[str, Options]) -> None:
+    """Refuse a reference that is not among the methods.
+
+    Raises:
+        ValueError: naming the methods.
+    """
+    if reference not in methods:
+        raise ValueError(f"reference: no method {reference!r}{nearest(reference, methods)}")
 
 
 def output_over_uniform(game: MarkovGame, learner: SelfPlayLearner) -> np.ndarray:
@@ -314,6 +332,6 @@ def processor_seconds(play: SelfPlay, episodes: int) -> float:
     return time.process_time() - started
 
 
-def _with_interval(draws_D: np.ndarray) -> tuple[float, float, float]:
-    low, high = np.quantile(draws_D[1:], [0.025, 0.975], method="nearest")
-    return float(draws_D[0]), float(low), float(high)
+def _words(learner: MENashQL) -> int:
+    horizon, num_states, num_max, num_min = learner.shape
+    return me_nash_ql_words(num_steps=horizon, num_states=num_states, num_actions_max=num_max, num_actions_min=num_min)
