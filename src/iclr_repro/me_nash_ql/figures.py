@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from iclr_repro.core.plotting import COLORS, figure
 from iclr_repro.me_nash_ql.board_games import SOCCER_MOVES, SoccerState
@@ -91,6 +92,8 @@ def ablations(final: pd.DataFrame) -> Figure:
         ax.invert_yaxis()
         ax.axvline(0.0, color="0.4", linewidth=0.8)
         ax.set_xscale("symlog", linthresh=0.1)
+        ax.margins(x=0.1)
+        ax.autoscale_view()
         ax.set_title(game, loc="left", fontsize=9)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
@@ -126,6 +129,8 @@ def computation(table: pd.DataFrame) -> Figure:
         ax.plot(rows.index, rows["median_s"], marker="o", color=COLORS[number], label=method)
         ax.fill_between(rows.index, rows["low"], rows["high"], color=COLORS[number], alpha=0.2, linewidth=0)
     ax.set(xscale="log", yscale="log", xlabel="states S", ylabel="ms of processor time an episode")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(ScalarFormatter())
     sizes = table.index.get_level_values("states").unique()
     ax.set_xticks(sizes, sizes.astype(str))
     ax.minorticks_off()
