@@ -67,6 +67,10 @@ def judged(metrics: dict[str, dict[str, Any]]) -> dict[str, Check]:
     return {one.claim.id: one.check for one in judge(claims_of(claims), Results.from_metrics(metrics), "cpu")}
 
 
+def test_the_recorded_numbers_pass(recorded: dict[str, dict[str, Any]]) -> None:
+    assert {name: check.note for name, check in judged(recorded).items() if check.verdict == "not reproduced"} == {}
+
+
 def test_every_claim_of_this_scale_is_made_to_fail() -> None:
     assert {claim for claim, *_ in WRONG} == {claim.id for claim in claims_of(claims) if "cpu" in claim.scales}
 

@@ -218,7 +218,7 @@ class Results:
         """
 
         def values(name: str, value: float | np.ndarray) -> Values:
-            array = np.full(2, value) if np.ndim(value) == 0 else np.asarray(value, dtype=np.float64)
+            array = np.full(2, value, dtype=np.float64) if np.ndim(value) == 0 else np.asarray(value, dtype=np.float64)
             return Values(name, array, seeds=tuple(range(len(array))))
 
         return cls(

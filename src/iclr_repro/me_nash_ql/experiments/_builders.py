@@ -112,7 +112,7 @@ def build_learner(options: Mapping[str, Any], game: MarkovGame, *, num_runs: int
         num_runs: independent runs at once.
         episodes: that will be played.
     """
-    arguments = {
+    arguments: dict[str, Any] = {
         key: np.array(value, dtype=np.float64) if isinstance(value, (list, tuple)) else value  # a constant a run
         for key, value in options.items()
         if key != "learner"
