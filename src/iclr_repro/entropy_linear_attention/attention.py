@@ -93,8 +93,9 @@ def entropy_linear_attention(
         if found.mask_N1 is not None:
             values_NE = torch.where(found.mask_N1 > 0, values_NE, torch.zeros_like(values_NE))
         mean_1D, centred_ND = centred(found.k_ND, found)
-        moments_DX = centred_ND.mT @ torch.cat([centred_ND, values_NE], dim=-1) / found.count_11
-        covariance_DD, cross_DE = moments_DX.split([k.shape[-1], v.shape[-1]], dim=-1)
+        covariance_DD = centred_ND.mT @ centred_ND / found.count_11
+        # Centring the values as well would change nothing: the deviations of the keys sum to 0.
+        cross_DE = centred_ND.mT @ values_NE / found.count_11
         equal = equality(moments_of(found.q_MD, mean_1D, covariance_DD), solver, theta=theta, detach_theta=detach_theta)
         mean_1E = values_NE.sum(dim=-2, keepdim=True) / found.count_11
         out_ME = mean_1E + equal.gain[..., None] * (found.q_MD @ cross_DE)
@@ -187,7 +188,7 @@ def _check_finite(mean: Tensor, var: Tensor) -> None:
     """Refuse NaN and infinity in queries or keys; not while compiling, where a look at the values would split the graph."""
     if torch.compiler.is_compiling():
         return
-    finite = torch.isfinite(mean) & torch.isfinite(var)
+    finite = torch.isfinite(mean + var)
     if not bool(finite.all()):
         first = torch.nonzero(~finite)[0].tolist()
         raise ValueError(

@@ -171,7 +171,9 @@ class Performer(nn.Module):
         super().__init__()
         blocks = -(-num_features // head_dim)
         gaussian = torch.randn(blocks, head_dim, head_dim, generator=generator)
-        directions = torch.linalg.qr(gaussian).Q.flatten(0, 1)[:num_features]
+        q, r = torch.linalg.qr(gaussian)
+        # Without the signs of r the rotations are not uniform, and the estimate has a bias that no number of features cures.
+        directions = (q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None]).flatten(0, 1)[:num_features]
         lengths = torch.randn(num_features, head_dim, generator=generator).norm(dim=-1)
         self.register_buffer("omega", directions * lengths[:, None])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +42,7 @@ def forecasts(model: nn.Module, x: Tensor, anchor: Tensor, std: float) -> Tensor
 
 
 def forecast_loss(
-    model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], *, series: Series, loss: LossName
+    model: nn.Module, batch: Sequence[Tensor], *, series: Series, loss: LossName
 ) -> Tensor:
     """Loss of de-normalised forecasts: mean |e| where the truth counts, or Huber with delta 1 over all entries.
 
@@ -61,7 +61,7 @@ def forecast_errors(
 ) -> npt.NDArray[np.float64]:
     """Means over the windows at `starts` of the sums that `metrics.errors` takes, [4, P]; each window counts once."""
 
-    def metric(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+    def metric(model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         x, at, truth = batch
         sums = error_sums(forecasts(model, x, at, series.std), truth, _counts(truth, series))
         return {f"{row}/{step}": sums[:, row, step] for row in range(4) for step in range(series.horizon)}
