@@ -17,7 +17,9 @@ from hypothesis import settings
 from support import ROOT, TOYS
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-settings.register_profile("iclr_repro", deadline=None)  # the first call of a test imports and compiles, and machines are busy
+settings.register_profile(
+    "iclr_repro", deadline=None
+)  # the first call of a test imports and compiles, and machines are busy
 settings.load_profile("iclr_repro")
 
 

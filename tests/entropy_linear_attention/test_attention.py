@@ -101,8 +101,8 @@ def test_one_key_gives_its_value(case: dict[str, Any]) -> None:
 @given(attention_cases(feature_maps=("relu", "elu1")))
 def test_theta_zero_is_plain_kernel_attention(case: dict[str, Any]) -> None:
     found = features(case["q"], case["k"], feature_map=case["options"]["feature_map"])
-    alive = (found.q_MD @ found.k_ND.mT).sum(dim=-1) > 0
-    plain = found.q_MD @ (found.k_ND.mT @ case["v"]) / (found.q_MD @ found.k_ND.sum(dim=0))[:, None]
+    alive = (found.q @ found.k.mT).sum(dim=-1) > 0
+    plain = found.q @ (found.k.mT @ case["v"]) / (found.q @ found.k.sum(dim=0))[:, None]
     out = attend(case, key_mask=None, solver="fixed", theta=torch.zeros(()))
     torch.testing.assert_close(out[alive], plain[alive], **CLOSE)
     torch.testing.assert_close(out[~alive], case["v"].mean(dim=0).expand_as(out[~alive]), **CLOSE)
@@ -237,7 +237,9 @@ def test_a_row_without_keys_is_named_or_gives_zero() -> None:
     q, k, v = (torch.randn(2, 3, 4, 5, generator=generator()) for _ in range(3))
     mask = torch.ones(2, 1, 4, dtype=torch.bool)
     mask[1] = False
-    with pytest.raises(ValueError, match=r"key_mask: no key is left in row\(s\) \[\(1, 0\)\]: drop them, check that True"):
+    with pytest.raises(
+        ValueError, match=r"key_mask: no key is left in row\(s\) \[\(1, 0\)\]: drop them, check that True"
+    ):
         entropy_linear_attention(q, k, v, key_mask=mask)
     out = entropy_linear_attention(q, k, v, key_mask=mask, empty="zero")
     assert (out[1] == 0).all()
@@ -251,7 +253,10 @@ def test_a_row_without_keys_is_named_or_gives_zero() -> None:
         ({"scale": -1.0}, "scale: got -1.0"),
         ({"scale": math.inf}, "scale: got inf"),
         ({"feature_map": "rellu"}, "feature_map: got 'rellu'; did you mean 'relu'. Valid: relu, elu1, identity"),
-        ({"solver": "colision"}, "solver: got 'colision'; did you mean 'collision'. Valid: collision, shannon2, shannon4"),
+        (
+            {"solver": "colision"},
+            "solver: got 'colision'; did you mean 'collision'. Valid: collision, shannon2, shannon4",
+        ),
         ({"solver": "fixed"}, "theta: missing with solver 'fixed'; solver='fixed' needs theta >= 0"),
         ({"theta": torch.ones(())}, "theta: given with solver 'collision'"),
         ({"k": torch.randn(7, 3), "v": torch.randn(7, 2)}, r"q and k: got shapes \[5, 4\] and \[7, 3\]"),
@@ -259,7 +264,10 @@ def test_a_row_without_keys_is_named_or_gives_zero() -> None:
         ({"v": torch.randn(6, 2)}, r"k and v: got shapes \[9, 4\] and \[6, 2\]"),
         ({"key_mask": torch.ones(9)}, r"key_mask: got torch.float32 of shape \[9\], expected bool"),
         ({"key_mask": torch.ones(8, dtype=torch.bool)}, r"key_mask: got torch.bool of shape \[8\], expected bool"),
-        ({"q": torch.full((5, 4), math.nan)}, "scores: 5 of 5 queries have scores that are not finite, the first at index"),
+        (
+            {"q": torch.full((5, 4), math.nan)},
+            "scores: 5 of 5 queries have scores that are not finite, the first at index",
+        ),
         ({"k": torch.full((9, 4), math.inf)}, "scores: 5 of 5 queries have scores that are not finite"),
     ],
 )
@@ -288,4 +296,9 @@ def random_case(*, spread: float = 1.0) -> dict[str, Any]:
     shapes = ((20, 4), (9, 4), (9, 3))
     draws = generator()
     q, k, v = (torch.randn(shape, generator=draws, dtype=torch.float64) for shape in shapes)
-    return {"q": spread * q, "k": k, "v": v, "options": {"key_mask": None, "solver": "collision", "feature_map": "relu"}}
+    return {
+        "q": spread * q,
+        "k": k,
+        "v": v,
+        "options": {"key_mask": None, "solver": "collision", "feature_map": "relu"},
+    }

@@ -86,5 +86,7 @@ def test_shapes_that_do_not_fit_are_refused(unchecked: None) -> None:
     x = torch.randn(4, 3)
     with pytest.raises(ValueError, match=r"q, k, v: got shapes \[2, 3\], \[4, 3\], \[4, 3\], .* a query for each key"):
         causal_entropy_linear_attention(x[:2], x, x)
-    with pytest.raises(ValueError, match=r"k and v: got shapes \[2\] and \[1\], expected \[3\] and \[1\] as at the start"):
+    with pytest.raises(
+        ValueError, match=r"k and v: got shapes \[2\] and \[1\], expected \[3\] and \[1\] as at the start"
+    ):
         RunningMoments.start((), head_dim=3, value_dim=1).observe(x[0, :2], x[0, :1])

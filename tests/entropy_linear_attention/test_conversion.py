@@ -145,7 +145,9 @@ def test_relative_entropy_is_one_for_uniform_attention_and_less_for_softmax() ->
 
 
 def test_what_cannot_be_converted_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"layers: the model has no attention layer \['spatial.7'\]; it has \['temporal.0"):
+    with pytest.raises(
+        ValueError, match=r"layers: the model has no attention layer \['spatial.7'\]; it has \['temporal.0"
+    ):
         convert_attention(host(), layers=["spatial.7"])
     with pytest.raises(ValueError, match="convert_attention: the model has no attention layer to convert"):
         convert_attention(nn.Linear(2, 2))
@@ -153,5 +155,3 @@ def test_what_cannot_be_converted_is_refused() -> None:
         convert_attention(nn.MultiheadAttention(4, 2, add_bias_kv=True))
     with pytest.raises(ValueError, match="the model has 0 attention layers and num_queries is 64: expected >= 1"):
         attention_entropy_report(nn.Linear(2, 2), torch.ones(2, 2), generator=torch.Generator())
-
-

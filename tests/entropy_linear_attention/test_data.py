@@ -49,5 +49,7 @@ def test_what_is_not_there_or_of_another_form_is_refused(tmp_path: Path) -> None
         with pytest.raises(ValueError, match=f"{name}: neither .*{name}.npz nor .*data.npz exists"):
             load_full(name, tmp_path)
     np.savez(tmp_path / "PEMS04.npz", flow=values())
-    with pytest.raises(ValueError, match=r"expected a key 'data' of shape \(steps, nodes\[, features\]\), found \['flow'\]"):
+    with pytest.raises(
+        ValueError, match=r"expected a key 'data' of shape \(steps, nodes\[, features\]\), found \['flow'\]"
+    ):
         load_full("PEMS04", tmp_path)

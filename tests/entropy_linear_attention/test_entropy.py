@@ -13,7 +13,11 @@ from iclr_repro.entropy_linear_attention.moments import features, score_moments,
 
 def dense_scores(case: dict[str, Any]) -> np.ndarray:
     """Scores of the keys that exist, by plain numpy."""
-    maps = {"relu": lambda x: np.maximum(x, 0), "identity": lambda x: x, "elu1": lambda x: np.where(x > 0, x + 1, np.exp(x))}
+    maps = {
+        "relu": lambda x: np.maximum(x, 0),
+        "identity": lambda x: x,
+        "elu1": lambda x: np.where(x > 0, x + 1, np.exp(x)),
+    }
     phi = maps[case["options"]["feature_map"]]
     q, k = case["q"].numpy(), case["k"].numpy()
     mask = case["options"]["key_mask"]

@@ -109,7 +109,9 @@ def test_output(case: dict[str, Any]) -> None:
 
 def test_softmax_output(case: dict[str, Any]) -> None:
     q, k, v, options = inputs(case)
-    expect(existing(scores(features(q, k, **options)), case).softmax(dim=-1) @ existing(v.mT, case).mT, case["softmax_out"])
+    expect(
+        existing(scores(features(q, k, **options)), case).softmax(dim=-1) @ existing(v.mT, case).mT, case["softmax_out"]
+    )
 
 
 @pytest.mark.parametrize("pair", [pair for _, pair in PAIRS], ids=range(len(PAIRS)))
@@ -125,5 +127,7 @@ def test_divergence_identity_and_bound(pair: dict[str, Any]) -> None:
     }
     for name, value in found.items():
         assert float(value) == pytest.approx(pair[name], rel=0, abs=TOLERANCE), name
-    assert float(found["H_p"] - found["H_q"] + found["linear_term"]) == pytest.approx(pair["kl_q_p"], rel=0, abs=TOLERANCE)
+    assert float(found["H_p"] - found["H_q"] + found["linear_term"]) == pytest.approx(
+        pair["kl_q_p"], rel=0, abs=TOLERANCE
+    )
     assert pair["kl_q_p"] <= pair["bound"] + TOLERANCE

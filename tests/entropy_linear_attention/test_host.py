@@ -84,7 +84,9 @@ def test_models_of_one_seed_start_from_equal_weights_whatever_their_attention() 
 
 def test_temporal_layers_take_the_attention_under_test_unless_told_otherwise() -> None:
     kinds = {
-        (attention, temporal): type(make(attention, temporal_attention=temporal).temporal[0].attention.mechanism).__name__
+        (attention, temporal): type(
+            make(attention, temporal_attention=temporal).temporal[0].attention.mechanism
+        ).__name__
         for attention in ("uniform", "none")
         for temporal in ("same", "softmax")
     }

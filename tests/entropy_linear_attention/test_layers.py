@@ -114,14 +114,23 @@ def test_dropout_acts_in_training_only() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: EntropyLinearAttention(10, 4), "embed_dim 10 cannot be cut into 4 heads of equal size: choose num_heads"),
+        (
+            lambda: EntropyLinearAttention(10, 4),
+            "embed_dim 10 cannot be cut into 4 heads of equal size: choose num_heads",
+        ),
         (lambda: EntropyLinearAttention(8, 2, dropout=1.0), r"dropout: got 1.0, expected a probability in \[0, 1\)"),
         (lambda: EntropyLinearAttention(8, 2, feature_map="rel"), "feature_map: got 'rel'; did you mean 'relu'"),
         (lambda: called(attn_mask=torch.zeros(5, 5)), "attn_mask: linear attention cannot mask single pairs"),
         (lambda: called(is_causal=True, need_weights=True), "need_weights: not together with is_causal"),
         (lambda: called(mechanism=Uniform(), is_causal=True), "is_causal: only for the mechanism EntropyEquality, not"),
-        (lambda: called(mechanism=Uniform(), need_weights=True), "need_weights: only for the mechanism EntropyEquality"),
-        (lambda: EntropyLinearAttention(8, 2)(x(2, 5, 7), x(2, 5, 8), x(2, 5, 8)), r"query: got shape \[2, 5, 7\], exp"),
+        (
+            lambda: called(mechanism=Uniform(), need_weights=True),
+            "need_weights: only for the mechanism EntropyEquality",
+        ),
+        (
+            lambda: EntropyLinearAttention(8, 2)(x(2, 5, 7), x(2, 5, 8), x(2, 5, 8)),
+            r"query: got shape \[2, 5, 7\], exp",
+        ),
         (
             lambda: called(key_padding_mask=torch.tensor([[False] * 5, [True] * 5])),
             r"key_mask: no key is left in row\(s\) \[\(1, 0\)\]",

@@ -118,7 +118,9 @@ def test_half_precision_stays_finite(name: str) -> None:
 
 
 def test_an_unknown_mechanism_or_solver_is_refused() -> None:
-    with pytest.raises(ValueError, match="attention: got 'sofmax'; did you mean 'softmax'. Valid: softmax, softmax_sdpa"):
+    with pytest.raises(
+        ValueError, match="attention: got 'sofmax'; did you mean 'softmax'. Valid: softmax, softmax_sdpa"
+    ):
         make("sofmax")
     with pytest.raises(ValueError, match="solver: got 'nothing'; Valid: collision"):
         EntropyEquality(2, solver="nothing")

@@ -94,7 +94,9 @@ def test_sizes_and_calendars_of_the_other_sets() -> None:
         (average_and_ridge, (16.30, 25.78, 10.80)),
     ],
 )
-def test_forecasts_without_a_network_on_the_official_test_windows(forecast: object, expected: tuple[float, ...]) -> None:
+def test_forecasts_without_a_network_on_the_official_test_windows(
+    forecast: object, expected: tuple[float, ...]
+) -> None:
     predicted = forecast(tail(), tail().test, history_rows=3578)  # type: ignore[operator]
     assert scores(predicted, tail().test) == pytest.approx(list(expected), abs=0.0101)
 
@@ -121,4 +123,6 @@ def test_persistence_of_every_second_node_scores_as_in_the_prototype() -> None:
     half = Series(**{**vars(tail()), "values": tail().values[:, ::2]})
     some = half.test[::24]
     predicted = persistence(half, some, history_rows=3232)
-    assert errors(masked_errors(predicted, half.targets(some), zeros_are_missing=True))["mae"] == pytest.approx(25.78, abs=0.006)
+    assert errors(masked_errors(predicted, half.targets(some), zeros_are_missing=True))["mae"] == pytest.approx(
+        25.78, abs=0.006
+    )

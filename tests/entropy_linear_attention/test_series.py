@@ -47,7 +47,14 @@ def test_calendar_of_pems08() -> None:
 
 def test_official_parts_of_pems08() -> None:
     train, validation, test = split_starts(17856, (0.6, 0.2), num_steps=12, horizon=12)
-    assert (train[0], train[-1], validation[0], validation[-1], test[0], test[-1]) == (0, 10699, 10700, 14266, 14267, 17832)
+    assert (train[0], train[-1], validation[0], validation[-1], test[0], test[-1]) == (
+        0,
+        10699,
+        10700,
+        14266,
+        14267,
+        17832,
+    )
 
 
 def test_each_window_is_in_one_part() -> None:

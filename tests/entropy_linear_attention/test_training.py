@@ -54,7 +54,10 @@ def learner(model: nn.Module, **changes: object) -> KeepBest:
 
 
 def test_losses_are_those_of_denormalised_forecasts() -> None:
-    x, anchor, truth = (torch.stack(part) for part in zip(*[Windows(series(), series().train, "last")[i] for i in range(3)], strict=True))
+    x, anchor, truth = (
+        torch.stack(part)
+        for part in zip(*[Windows(series(), series().train, "last")[i] for i in range(3)], strict=True)
+    )
     truth[0, 0, 0] = 0.0
     model = Linear()
     predicted = anchor + series().std * 0.1 * x[:, -1:, :, 0]

@@ -1,18 +1,20 @@
 """Efficient linear attention for multivariate time series by entropy equality: a reconstruction.
 
-The full text of the paper was not available. What is known of it (abstract, opening, third-party summaries): weights with the
-ranking of the dot products, one parameter theta per query with an analytic solution, an entropy equal to that of softmax,
-which is estimated in linear time; a forecaster ELinFormer. The formulas here are the plainest ones that satisfy these
-statements, and were checked numerically. Solver and feature map are arguments: the paper's own can take their place.
+The full text of the paper was not available. What is known of it (abstract, opening, third-party summaries): weights
+with the ranking of the dot products, one parameter theta per query with an analytic solution, an entropy equal to that
+of softmax, which is estimated in linear time; a forecaster ELinFormer. The formulas here are the plainest ones that
+satisfy these statements, and were checked numerically. Solver and feature map are arguments: the paper's own can take
+their place.
 
 What the paper and the summaries write, and where it lives here:
 
     q_i, k_j, v_j              queries (..., M, d), keys (..., N, d), values (..., N, e)
     s_ij                       scores scale phi(q_i) . phi(k_j)                      `FEATURE_MAPS`
-    H(softmax(s_i))            entropy, exactly and in linear time                   `softmax_entropy`, `entropy_estimate`
-    theta_q*                   from the variance of the scores, in closed form       `SOLVERS`, `entropy_equality`
-    EALA                       the attention                                         `entropy_linear_attention`
-    ELinFormer                 the forecaster                                        `ELinFormer`
+    H(softmax(s_i))            entropy, exactly and in linear time                   `softmax_entropy`,
+    `entropy_estimate` theta_q*                   from the variance of the scores, in closed form       `SOLVERS`,
+    `entropy_equality` EALA                       the attention
+    `entropy_linear_attention` ELinFormer                 the forecaster
+    `ELinFormer`
 
 Nonnegative linear weights cannot be sharp: EALA cannot imitate peaked attention. `attention_entropy_report` tells where
 that matters.

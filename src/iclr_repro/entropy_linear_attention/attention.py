@@ -1,6 +1,7 @@
-"""Linear attention by entropy equality (EALA): a reconstruction; the paper's own formulas are not available (sheet M4, M5).
+"""Linear attention by entropy equality (EALA): a reconstruction; the paper's formulas are not available (sheet M4, M5).
 
-Shape letters: M = queries, N = keys, D = features of a head, E = values of a head. Leading axes (batch, heads) are not named.
+Shape letters: M = queries, N = keys, D = features of a head, E = values of a head. Leading axes (batch, heads) are not
+named.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def entropy_linear_attention(
     feature_map: str | FeatureMap = "relu",
     solver: str | Solver = "collision",
     scale: float | None = None,
-    theta: Float[Tensor, "..."] | None = None,
+    theta: Float[Tensor, ...] | None = None,
     detach_theta: bool = False,
     empty: WhenEmpty = "error",
 ) -> Float[Tensor, "*batch M E"]:
@@ -69,7 +70,8 @@ def entropy_linear_attention(
         q: queries.
         k: keys.
         v: values.
-        key_mask: True where a key exists; leading axes broadcast. Masked keys and values have no influence, even if NaN.
+        key_mask: True where a key exists; leading axes broadcast. Masked keys and values have no influence, even if
+            NaN.
         feature_map: phi: "relu", "elu1", "identity" (signed: weights can be negative), or a function.
         solver: "collision", "shannon2", "shannon4", "fixed" (theta is given), or a function from var to r.
         scale: positive factor of the scores; None: 1/sqrt(D).
@@ -90,15 +92,15 @@ def entropy_linear_attention(
     with torch.autocast(q.device.type, enabled=False):
         found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale, empty=empty)
         values_NE = widened(v)
-        if found.mask_N1 is not None:
-            values_NE = torch.where(found.mask_N1 > 0, values_NE, torch.zeros_like(values_NE))
-        mean_1D, centred_ND = centred(found.k_ND, found)
-        covariance_DD = centred_ND.mT @ centred_ND / found.count_11
+        if found.mask is not None:
+            values_NE = torch.where(found.mask > 0, values_NE, torch.zeros_like(values_NE))
+        mean_1D, centred_ND = centred(found.k, found)
+        covariance_DD = centred_ND.mT @ centred_ND / found.num_keys
         # Centring the values as well would change nothing: the deviations of the keys sum to 0.
-        cross_DE = centred_ND.mT @ values_NE / found.count_11
-        equal = equality(moments_of(found.q_MD, mean_1D, covariance_DD), solver, theta=theta, detach_theta=detach_theta)
-        mean_1E = values_NE.sum(dim=-2, keepdim=True) / found.count_11
-        out_ME = mean_1E + equal.gain[..., None] * (found.q_MD @ cross_DE)
+        cross_DE = centred_ND.mT @ values_NE / found.num_keys
+        equal = equality(moments_of(found.q, mean_1D, covariance_DD), solver, theta=theta, detach_theta=detach_theta)
+        mean_1E = values_NE.sum(dim=-2, keepdim=True) / found.num_keys
+        out_ME = mean_1E + equal.gain[..., None] * (found.q @ cross_DE)
     return out_ME.to(v.dtype)
 
 
@@ -143,7 +145,7 @@ def entropy_equality(
     feature_map: str | FeatureMap = "relu",
     solver: str | Solver = "collision",
     scale: float | None = None,
-    theta: Float[Tensor, "..."] | None = None,
+    theta: Float[Tensor, ...] | None = None,
 ) -> Equality:
     """What `entropy_linear_attention` solves for, without values: moments, r, theta and gain of each query.
 
@@ -162,7 +164,7 @@ def attention_weights(
     feature_map: str | FeatureMap = "relu",
     solver: str | Solver = "collision",
     scale: float | None = None,
-    theta: Float[Tensor, "..."] | None = None,
+    theta: Float[Tensor, ...] | None = None,
 ) -> Float[Tensor, "*batch M N"]:
     """The weights that `entropy_linear_attention` never forms: the dense reference for tests and plots.
 
@@ -172,8 +174,8 @@ def attention_weights(
     equal = equality(score_moments(found), solver, theta=theta)
     dense_MN = scores(found)
     deviation_MN = torch.where(dense_MN.isinf(), torch.zeros_like(dense_MN), dense_MN - equal.mean[..., None])
-    weights_MN = (1.0 + equal.gain[..., None] * deviation_MN) / found.count_11
-    return weights_MN if found.mask_N1 is None else weights_MN * found.mask_N1.mT
+    weights_MN = (1.0 + equal.gain[..., None] * deviation_MN) / found.num_keys
+    return weights_MN if found.mask is None else weights_MN * found.mask.mT
 
 
 def _check_values(k: Tensor, v: Tensor) -> None:
@@ -185,7 +187,7 @@ def _check_values(k: Tensor, v: Tensor) -> None:
 
 
 def _check_finite(mean: Tensor, var: Tensor) -> None:
-    """Refuse NaN and infinity in queries or keys; not while compiling, where a look at the values would split the graph."""
+    """Refuse NaN and infinity in queries or keys; not while compiling: a look at the values would split the graph."""
     if torch.compiler.is_compiling():
         return
     finite = torch.isfinite(mean + var)

@@ -54,11 +54,11 @@ def causal_entropy_linear_attention(
     with torch.autocast(q.device.type, enabled=False):
         found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale, empty="zero")
         values_NE = widened(v)
-        exists_N1 = torch.ones_like(found.k_ND[..., :1])
-        if found.mask_N1 is not None:
-            exists_N1 = exists_N1 * found.mask_N1
+        exists_N1 = torch.ones_like(found.k[..., :1])
+        if found.mask is not None:
+            exists_N1 = exists_N1 * found.mask
             values_NE = torch.where(exists_N1 > 0, values_NE, torch.zeros_like(values_NE))
-        pairs_NX = torch.cat([found.k_ND, values_NE], dim=-1)
+        pairs_NX = torch.cat([found.k, values_NE], dim=-1)
         count_N1 = exists_N1.cumsum(dim=-2)
         means_NX = pairs_NX.cumsum(dim=-2) / count_N1.clamp(min=1.0)
         before_NX = torch.cat([torch.zeros_like(means_NX[..., :1, :]), means_NX[..., :-1, :]], dim=-2)
@@ -67,7 +67,7 @@ def causal_entropy_linear_attention(
         size = k.shape[-1]
         increments_NDX = (share_N1 * step_NX[..., :size])[..., :, None] * step_NX[..., None, :]
         moments_NDX = increments_NDX.cumsum(dim=-3) / count_N1.clamp(min=1.0)[..., None]
-        out_NE = _attend(found.q_MD, means_NX, moments_NDX, solver)
+        out_NE = _attend(found.q, means_NX, moments_NDX, solver)
     return out_NE.to(v.dtype)
 
 
@@ -144,7 +144,7 @@ class RunningMoments:
         placeholder = q.new_zeros(*q.shape[:-2], 1, q.shape[-1])
         found = features(q, placeholder, feature_map=self.feature_map, scale=scale)
         moments = self.products / self.count.clamp(min=1.0)[..., None]
-        return _attend(found.q_MD, self.mean[..., None, :], moments[..., None, :, :], solver).to(q.dtype)
+        return _attend(found.q, self.mean[..., None, :], moments[..., None, :, :], solver).to(q.dtype)
 
 
 def _attend(q: Tensor, mean: Tensor, moments: Tensor, solver: str | Solver) -> Tensor:

@@ -1,10 +1,12 @@
 """The claims C1-C13 of the sheet as checks, at its thresholds; H1-H4 are what a reader remembers of the paper.
 
-The paper's numbers are not available: thresholds are those of the sheet, fixed before the runs. Claims that end in p ask
-for more, or for more data, at scale `paper`.
+The paper's numbers are not available: thresholds are those of the sheet, fixed before the runs. Claims that end in p
+ask for more, or for more data, at scale `paper`.
 """
 
 from __future__ import annotations
+
+import itertools
 
 from iclr_repro.core.claims import (
     Check,
@@ -18,6 +20,7 @@ from iclr_repro.core.claims import (
 )
 
 _NOT_AVAILABLE = "not available"
+_FLOAT32 = 1e-5  # what is timed must be the attention: its output against the dense weights, values of size 1
 _ROUNDING = 0.0101  # the sheet's scores have two digits; its RMSE of HA + ridge is one unit in the last off
 
 
@@ -43,17 +46,18 @@ def estimate_degrades_as_predicted(r: Results) -> Check:
     """For Gaussian scores the error grows with their variance: at most 0.5 % at 1, at least 3 % at 4 (2,000 keys)."""
     variances = ("0.1", "0.25", "0.5", "1.0", "2.0", "4.0")
     found = {v: r.entropy[f"gaussian/d16/n2000/var_{v}/gauss2/entropy_error"] for v in variances}
-    steps = [more_than(found[b] - found[a], 0.0) for a, b in zip(variances, variances[1:], strict=False)]
+    steps = [more_than(found[b] - found[a], 0.0) for a, b in itertools.pairwise(variances)]
     return all_of(*steps, at_most(found["1.0"], 0.005), at_least(found["4.0"], 0.03))
 
 
 @claim(id="C3", source="abstract", paper="same ranking as softmax", scales=("smoke", "cpu", "paper"))
 def weights_are_a_distribution_of_the_same_ranking(r: Results) -> Check:
-    """Rows sum to 1, weights are not negative, rank keys as their scores; shifts, scalings, permutations as they must."""
+    """Rows sum to 1, weights are not negative, rank keys as scores do; shifts, scalings, permutations act as due."""
     return exact(r.theory["invariants/violations"], 0.0)
 
 
-@claim(id="C4", headline=True, source="abstract (H4); numbers ours", paper="entropy equality")
+# No headline: weights dealt out to other keys have the same entropy.
+@claim(id="C4", source="abstract (H4); numbers ours", paper="entropy equality")
 def entropies_are_equal(r: Results) -> Check:
     """Where theta > 0 the entropy of the weights is within 1 % of softmax's, its deficit within 25 %."""
     cell = "d16/n170/var_natural/collision"
@@ -65,10 +69,8 @@ def entropies_are_equal(r: Results) -> Check:
 
 @claim(id="C5", headline=True, source="abstract in spirit (H4); numbers ours", paper=_NOT_AVAILABLE)
 def equality_brings_weights_closer_to_softmax(r: Results) -> Check:
-    """Total variation to softmax is at most 0.6 of that of plain linear attention (theta = 0), for heads of 8 and 16."""
-    return all_of(
-        *(at_most(r.resemblance[f"d{dim}/n170/var_natural/collision/tv_over_plain"], 0.6) for dim in (8, 16))
-    )
+    """Total variation to softmax is at most 0.6 of that of plain linear attention (theta = 0), heads of 8 and 16."""
+    return all_of(*(at_most(r.resemblance[f"d{dim}/n170/var_natural/collision/tv_over_plain"], 0.6) for dim in (8, 16)))
 
 
 @claim(
@@ -98,6 +100,7 @@ def time_grows_linearly(r: Results) -> Check:
         at_most(r.efficiency["eala_collision/forward_slope"], 1.25),
         at_least(r.efficiency["softmax/forward_slope"], 1.6),
         at_least(r.efficiency["n4096/forward_speedup_over_softmax"], 5.0),
+        exact(r.efficiency["eala_collision/largest_output_error"], 0.0, tolerance=_FLOAT32),
     )
 
 
@@ -122,10 +125,11 @@ def time_grows_linearly_to_many_nodes(r: Results) -> Check:
 
 @claim(id="C9", headline=True, source="abstract (H1)", paper="linear memory")
 def memory_grows_linearly(r: Results) -> Check:
-    """Tensors of a forward pass grow with a power of N of at most 1.15 and hold at most a tenth of softmax's at 4096."""
+    """Tensors of a forward pass grow with a power of N <= 1.15 and hold at most a tenth of softmax's at N = 4096."""
     return all_of(
         at_most(r.efficiency["eala_collision/memory_slope"], 1.15),
         at_most(r.efficiency["n4096/memory_over_softmax"], 0.1),
+        exact(r.efficiency["eala_collision/largest_output_error"], 0.0, tolerance=_FLOAT32),
     )
 
 
@@ -134,7 +138,7 @@ def forecasts_as_well_as_softmax(r: Results) -> Check:
     """MAE at most 1.04 of softmax's at equal budget, and below the anchor's, which an untrained network gives."""
     return all_of(
         at_most(r.forecasting["eala_collision/mae"] / r.forecasting["softmax/mae"], 1.04),
-        more_than(r.forecasting["anchor/mae"] - r.forecasting["eala_collision/mae"], 0.0),
+        more_than(r.forecasting["anchor/mae"] - r.forecasting["eala_collision/mae"], 1e-6),  # of round-off
     )
 
 
@@ -161,7 +165,7 @@ def shannon2_is_first_order_softmax(r: Results) -> Check:
 
 @claim(id="C13", headline=True, source="ours (E7)", paper=_NOT_AVAILABLE)
 def learns_what_needs_mixing(r: Results) -> Check:
-    """Where mixing is needed EALA ends where softmax does, far below uniform, and learns sooner than elu+1 attention."""
+    """Where mixing is needed EALA ends where softmax does, far below uniform, and learns sooner than elu+1 does."""
     eala, eala_short = r.mixing["long/eala_collision/mse"], r.mixing["short/eala_collision/mse"]
     return all_of(
         at_most(eala / r.mixing["long/softmax/mse"], 1.10),
@@ -187,4 +191,3 @@ def naive_forecasts_score_as_measured(r: Results) -> Check:
             for quantity, value in zip(quantities, values, strict=True)
         )
     )
-

@@ -30,7 +30,9 @@ from iclr_repro.entropy_linear_attention.solvers import Solver
 def attention_layers(model: nn.Module) -> dict[str, AttentionLayer]:
     """The attention layers of a model by name: ours and torch's."""
     found = dict(model.named_modules())
-    return {name: layer for name, layer in found.items() if isinstance(layer, MultiheadAttention | nn.MultiheadAttention)}
+    return {
+        name: layer for name, layer in found.items() if isinstance(layer, MultiheadAttention | nn.MultiheadAttention)
+    }
 
 
 def convert_attention(
@@ -47,8 +49,8 @@ def convert_attention(
 
     Args:
         model: holds `torch.nn.MultiheadAttention` or our `MultiheadAttention` layers.
-        layers: names of those to convert (`attention_layers` lists them); None: all. Leave out those whose attainment in
-            `attention_entropy_report` is low: softmax stays there.
+        layers: names of those to convert (`attention_layers` lists them); None: all. Leave out those whose attainment
+            in `attention_entropy_report` is low: softmax stays there.
         feature_map: phi of the new layers.
         solver: of the new layers.
 
@@ -62,7 +64,9 @@ def convert_attention(
     if not chosen:
         raise ValueError("convert_attention: the model has no attention layer to convert")
     for name in chosen:
-        if isinstance(found[name], nn.MultiheadAttention) and (found[name].bias_k is not None or found[name].add_zero_attn):
+        if isinstance(found[name], nn.MultiheadAttention) and (
+            found[name].bias_k is not None or found[name].add_zero_attn
+        ):
             raise ValueError(f"layer {name!r} adds keys of its own (add_bias_kv or add_zero_attn), which EALA cannot")
     converted = copy.deepcopy(model)
     for name in chosen:
@@ -116,12 +120,12 @@ def attention_entropy_report(
         solver: of the EALA to judge.
 
     Returns:
-        A row for each (layer, head), means over sampled queries: `num_keys`; `variance` of the feature scores; `entropy` of
-        softmax over them and `entropy_gauss2`, its linear-time estimate (nats); `relative_error` of the estimate;
-        `deficit` = log N - entropy; `attainment`, the share of queries with theta > 0 (low: EALA flattens, keep
-        softmax); `dead`, that of queries without any active feature; `tv_to_softmax` between the weights of EALA and
-        softmax over the same scores, `tv_to_plain` to softmax over the plain scores q . k, which is what a conversion
-        of a softmax layer changes.
+        A row for each (layer, head), means over sampled queries: `num_keys`; `variance` of the feature scores;
+        `entropy` of softmax over them and `entropy_gauss2`, its linear-time estimate (nats); `relative_error` of the
+        estimate; `deficit` = log N - entropy; `attainment`, the share of queries with theta > 0 (low: EALA flattens,
+        keep softmax); `dead`, that of queries without any active feature; `tv_to_softmax` between the weights of EALA
+        and softmax over the same scores, `tv_to_plain` to softmax over the plain scores q . k, which is what a
+        conversion of a softmax layer changes.
 
     Raises:
         ValueError: the model has no attention layer, or `num_queries` is below 1.
@@ -201,9 +205,9 @@ def _layer_report(
     exact = entropy_of_scores(dense)
     estimated = entropy_estimate(q, k, **options)
     plain = scores(features(q, k, key_mask=key_mask, feature_map="identity")).softmax(dim=-1)
-    log_n = found.count_11[..., 0].log()
+    log_n = found.num_keys[..., 0].log()
     columns = {
-        "num_keys": found.count_11[..., 0].expand_as(exact),
+        "num_keys": found.num_keys[..., 0].expand_as(exact),
         "variance": equal.var,
         "entropy": exact,
         "entropy_gauss2": estimated,

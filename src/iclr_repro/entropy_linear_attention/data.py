@@ -1,4 +1,4 @@
-"""Loaders for the real spatio-temporal sets: those of the data catalogue, and the full public sets from a user's folder."""
+"""Loaders for the real spatio-temporal sets: those of the data catalogue, and full public sets from a user's folder."""
 
 from __future__ import annotations
 
@@ -124,8 +124,9 @@ LOADERS: dict[str, Callable[[], Series]] = {
 def load_full(name: str, folder: Path) -> Series:
     """A full public set from a folder that holds `<name>.npz` or STAEformer's `<name>/data.npz` with `index.npz`.
 
-    `<name>.npz` has a key `data` of shape (R, N, F) or (R, N), feature 0 the value (ASTGCN, STSGCN, DCRNN's tables saved so).
-    STAEformer's form has `data` (R, N, 3) = value, time of day, weekday, and the window starts of the official parts.
+    `<name>.npz` has a key `data` of shape (R, N, F) or (R, N), feature 0 the value (ASTGCN, STSGCN, DCRNN's tables
+    saved so). STAEformer's form has `data` (R, N, 3) = value, time of day, weekday, and the window starts of the
+    official parts.
 
     Args:
         name: one of `FULL_SETS`.
@@ -144,7 +145,8 @@ def load_full(name: str, folder: Path) -> Series:
         return _cut(name, values, about.steps_per_day, about.first_weekday, about.fractions, zeros_are_missing=True)
     if not indexed.is_file():
         raise ValueError(
-            f"{name}: neither {plain} nor {indexed} exists; put the public file there (README, Data), or name its folder"
+            f"{name}: neither {plain} nor {indexed} exists; put the public file there (README, Data), or name its"
+            " folder"
         )
     with np.load(indexed) as file:
         values = _values(file, indexed)

@@ -55,9 +55,7 @@ def total_variation(p: Float[Tensor, "*batch N"], q: Float[Tensor, "*batch N"]) 
     return (p - q).abs().sum(dim=-1) / 2
 
 
-def ranking_violation(
-    scores: Float[Tensor, "*batch N"], weights: Float[Tensor, "*batch N"]
-) -> Float[Tensor, "*batch"]:
+def ranking_violation(scores: Float[Tensor, "*batch N"], weights: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch"]:
     """Largest amount by which a weight exceeds that of a key with the next higher (or an equal) score; 0: same ranking.
 
     Example: scores = [1, 2, 3], weights = [0.2, 0.5, 0.3] gives 0.2.

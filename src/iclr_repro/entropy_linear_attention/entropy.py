@@ -13,7 +13,13 @@ from torch import Tensor
 
 from iclr_repro.entropy_linear_attention._choices import chosen
 from iclr_repro.entropy_linear_attention.feature_maps import FeatureMap
-from iclr_repro.entropy_linear_attention.moments import Features, ScoreMoments, features, score_moments, third_central_moment
+from iclr_repro.entropy_linear_attention.moments import (
+    Features,
+    ScoreMoments,
+    features,
+    score_moments,
+    third_central_moment,
+)
 
 
 def softmax_entropy(
@@ -49,8 +55,8 @@ def softmax_entropy(
 
 def scores(found: Features) -> Float[Tensor, "*batch M N"]:
     """s_ij = q_i . k_j, -inf for masked keys: the dense matrix, for references and plots."""
-    dense_MN = found.q_MD @ found.k_ND.mT
-    return dense_MN if found.mask_N1 is None else dense_MN.masked_fill(found.mask_N1.mT == 0, -torch.inf)
+    dense_MN = found.q @ found.k.mT
+    return dense_MN if found.mask is None else dense_MN.masked_fill(found.mask.mT == 0, -torch.inf)
 
 
 def entropy_of_scores(scores_MN: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch"]:
@@ -63,17 +69,17 @@ def entropy_of_scores(scores_MN: Float[Tensor, "*batch N"]) -> Float[Tensor, "*b
 
 
 def gauss2(log_n: Tensor, moments: ScoreMoments, found: Features) -> Tensor:
-    """log N - var/2: exact for many keys with Gaussian scores."""
+    """Log N - var/2: exact for many keys with Gaussian scores."""
     return log_n - moments.var / 2
 
 
 def cum3(log_n: Tensor, moments: ScoreMoments, found: Features) -> Tensor:
-    """log N - var/2 - kappa_3/3: one more cumulant, at O((N + M) D^3)."""
+    """Log N - var/2 - kappa_3/3: one more cumulant, at O((N + M) D^3)."""
     return log_n - moments.var / 2 - third_central_moment(found) / 3
 
 
 def taylor2(log_n: Tensor, moments: ScoreMoments, found: Features) -> Tensor:
-    """log N + log Z - var/Z, Z = 1 + var/2: for comparison only; not monotone beyond var = 2."""
+    """Log N + log Z - var/Z, Z = 1 + var/2: for comparison only; not monotone beyond var = 2."""
     z = 1.0 + moments.var / 2
     return log_n + torch.log(z) - moments.var / z
 
@@ -118,5 +124,5 @@ def entropy_estimate(
     """
     formula = chosen("estimate", estimate, ESTIMATES)
     found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
-    log_n = found.count_11[..., 0].log()
+    log_n = found.num_keys[..., 0].log()
     return torch.minimum(formula(log_n, score_moments(found), found).clamp(min=0.0), log_n)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from iclr_repro.core.plotting import COLORS, figure
 
@@ -29,7 +30,9 @@ def entropy_error(table: pd.DataFrame, *, dim: int) -> Figure:
         for color, estimate in zip(COLORS, ("gauss2", "cum3", "taylor2"), strict=False):
             for style, size in zip(_STYLES, chosen, strict=False):
                 values = shown.xs((size, estimate), level=("num_keys", "estimate"))[column].sort_index()
-                ax.plot(values.index.astype(float), values, style, color=color, marker=".", label=f"{estimate}, N = {size}")
+                ax.plot(
+                    values.index.astype(float), values, style, color=color, marker=".", label=f"{estimate}, N = {size}"
+                )
         ax.set(xscale="log", yscale="log", xlabel="variance of the scores", ylabel=f"mean relative error of {label}")
     axes[0, 0].set_title(f"Gaussian keys, d = {dim}", loc="left")
     axes[0, 1].legend(fontsize=7)
@@ -46,6 +49,7 @@ def theta_sweep(sweep: pd.DataFrame) -> Figure:
         ax.axvline(1.0, color=COLORS[1], linestyle="--", label="entropy-equal theta")
         ax.set(xscale="log", xlabel=r"$(\theta + \mu)$ / its entropy-equal value", ylabel=label)
         ax.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["1/4", "1/2", "1", "2", "4", "8"])
+        ax.xaxis.set_minor_locator(NullLocator())
     axes[0, 1].axhline(0.0, color="0.5", linewidth=0.8)
     axes[0, 0].legend(fontsize=8)
     return made
@@ -63,7 +67,8 @@ def scaling(table: pd.DataFrame, break_even: float | None) -> Figure:
         ax.set(xscale="log", yscale="log", xlabel="nodes N", ylabel=label)
     if break_even is not None:
         axes[0, 0].axvline(break_even, color="0.4", linestyle=":", linewidth=1)
-        axes[0, 0].text(break_even * 1.1, axes[0, 0].get_ylim()[0] * 1.5, f"break-even\nN = {break_even:.0f}", fontsize=7)
+        label = f"EALA is faster than\nsoftmax from N = {break_even:.0f} on"
+        axes[0, 0].text(0.03, 0.97, label, transform=axes[0, 0].transAxes, fontsize=7, va="top")
     made.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return made
 
@@ -80,6 +85,8 @@ def mixing_curves(curves: Mapping[tuple[int, str], pd.Series], *, best: float, l
         ax.axhline(best, color="0.3", linestyle="--", linewidth=0.9)
         ax.axhline(lonely, color="0.3", linestyle=":", linewidth=0.9)
         ax.set(yscale="log", xlabel="update", title=f"{length} updates")
+        ax.set_yticks([0.1, 0.2, 0.4, 0.8], ["0.1", "0.2", "0.4", "0.8"])
+        ax.yaxis.set_minor_locator(NullLocator())
         ax.legend(fontsize=7)
     axes[0, 0].set_ylabel("training error (mean of 5)")
     axes[0, 0].annotate("least possible", (0, best), xytext=(2, 2), textcoords="offset points", fontsize=7)
@@ -96,7 +103,7 @@ def error_by_horizon(errors: Mapping[str, Mapping[int, Mapping[str, float]]]) ->
         values = [one["mae"] for one in by_step.values()]
         ax.plot(list(by_step), values, style, color=COLORS[index % len(COLORS)], marker=".", label=name)
     ax.set(xlabel="steps ahead", ylabel="MAE")
-    ax.legend(fontsize=7, ncols=2)
+    made.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return made
 
 
@@ -107,8 +114,8 @@ def forecasts(truth: np.ndarray, predicted: Mapping[str, np.ndarray]) -> Figure:
     made, axes = figure(width=7.2, height=4.8, nrows=len(sensors), sharex=True)
     for ax, sensor in zip(axes[:, 0], sensors, strict=True):
         ax.plot(truth[:, sensor], color="0.6", linewidth=1, label="truth")
-        for color, (name, values) in zip(COLORS, predicted.items(), strict=False):
-            ax.plot(values[:, sensor], color=color, linewidth=1, label=name)
+        for color, style, (name, values) in zip(COLORS, _STYLES, predicted.items(), strict=False):
+            ax.plot(values[:, sensor], style, color=color, linewidth=1.2, label=name)
         ax.set_ylabel(f"sensor {sensor}")
     axes[0, 0].legend(fontsize=7, ncols=3)
     axes[-1, 0].set_xlabel("test window; forecast of its last step")

@@ -29,8 +29,8 @@ def seasonal_average(series: Series, starts: Starts, *, history_rows: int) -> np
 def average_and_ridge(series: Series, starts: Starts, *, history_rows: int) -> np.ndarray:
     """HA plus a linear map of the last T residuals value - HA to the next P, shared by all nodes, [windows, P, N].
 
-    W = (X^T X + 100 I)^-1 X^T Y over all windows within the first `history_rows` rows and all nodes, without intercept; the
-    penalty is on the plain sums.
+    W = (X^T X + 100 I)^-1 X^T Y over all windows within the first `history_rows` rows and all nodes, without
+    intercept; the penalty is on the plain sums.
     """
     average = historical_average(series, history_rows)
     residual = series.values - average

@@ -21,7 +21,7 @@ DAYS = 7
 
 
 class TransformerBlock(nn.Module):
-    """X <- LN(X + Drop(attention(X))); X <- LN(X + Drop(FFN(X))), FFN C -> F -> ReLU -> C: post-norm. Source: sheet M6.2.
+    """X <- LN(X + Drop(attention(X))); X <- LN(X + Drop(FFN(X))), FFN C -> F -> ReLU -> C: post-norm (sheet M6.2).
 
     Args:
         dim: C.
@@ -52,9 +52,9 @@ class TransformerBlock(nn.Module):
 class ELinFormer(nn.Module):
     """Embeddings, attention over time for each node, attention over nodes for each step, one linear read-out.
 
-    x (B, T, N, 3) holds the z-scored value, the time of day in [0, 1) and the weekday 0..6. E_f = Linear(3 -> input_dim)(x),
-    E_tod and E_dow are tables, E_a is a parameter (T, N, adaptive_dim); their concatenation has C features. The read-out
-    maps the T C features of a node to its P predictions, in z-units.
+    x (B, T, N, 3) holds the z-scored value, the time of day in [0, 1) and the weekday 0..6. E_f = Linear(3 ->
+    input_dim)(x), E_tod and E_dow are tables, E_a is a parameter (T, N, adaptive_dim); their concatenation has C
+    features. The read-out maps the T C features of a node to its P predictions, in z-units.
 
     Args:
         num_nodes: N.
@@ -188,8 +188,8 @@ class InvertedForecaster(nn.Module):
 class STID(nn.Module):
     """The strong baseline without attention: an MLP on the history with identities of node, time of day and weekday.
 
-    Shao et al. (CIKM 2022): the flattened history of a node is embedded, concatenated with the three embeddings (time of the
-    last input step), and passed through residual layers h + W_2 relu(W_1 h). Linear in N. Source: sheet 3.8.
+    Shao et al. (CIKM 2022): the flattened history of a node is embedded, concatenated with the three embeddings (time
+    of the last input step), and passed through residual layers h + W_2 relu(W_1 h). Linear in N. Source: sheet 3.8.
 
     Args:
         num_nodes: N.

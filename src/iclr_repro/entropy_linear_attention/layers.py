@@ -16,7 +16,7 @@ from iclr_repro.entropy_linear_attention.solvers import Solver
 
 
 class MultiheadAttention(nn.Module):
-    """out = W_o concat_h mechanism(W_q,h x, W_k,h y, W_v,h z) + b_o, with the parameters of torch's module of this name.
+    """Multi-head attention with any mechanism: out = W_o concat_h mechanism(W_q,h x, W_k,h y, W_v,h z) + b_o.
 
     A state dict of `torch.nn.MultiheadAttention` loads as it is. Weights start as those of `nn.Linear`.
 
@@ -34,8 +34,8 @@ class MultiheadAttention(nn.Module):
         ValueError: num_heads does not divide embed_dim.
     """
 
-    # torch's TransformerEncoderLayer asks for this before it takes a fused path that computes softmax attention from the
-    # weights of any module here, without calling it. False keeps it from that.
+    # torch's TransformerEncoderLayer asks for this before it takes a fused path that computes softmax attention from
+    # the weights of any module here, without calling it. False keeps it from that.
     _qkv_same_embed_dim = False
 
     def __init__(
@@ -97,7 +97,8 @@ class MultiheadAttention(nn.Module):
             value: the same with N and vdim.
             key_padding_mask: (B, N), True where a key is padding, as in torch (the reverse of our `key_mask`); a float
                 mask of 0 and -inf is taken too.
-            need_weights: return the weights as well, which forms the M x N matrix; unlike in torch the default is False.
+            need_weights: return the weights as well, which forms the M x N matrix; unlike in torch the default is
+                False.
             attn_mask: only together with `is_causal`, which says what it holds: linear attention cannot mask pairs.
             average_attn_weights: whether weights are averaged over heads.
             is_causal: query n sees keys 1..n; EALA only.
@@ -207,15 +208,13 @@ def projected_heads(layer: AttentionLayer, query: Tensor, key: Tensor, value: Te
     Raises:
         ValueError: an input has not two or three axes, or not the features that the layer expects.
     """
-    weights: tuple[Tensor, ...]
-    if layer.in_proj_weight is not None:
-        weights = layer.in_proj_weight.chunk(3)
-    else:
-        weights = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
+    joint: Tensor | None = layer.in_proj_weight  # torch annotates its own as never None
+    separate = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
+    weights = separate if joint is None else joint.chunk(3)
     biases = (None,) * 3 if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)
-    if query is key and key is value and query.ndim == 3 and layer.in_proj_weight is not None and layer.batch_first:
+    if query is key and key is value and query.ndim == 3 and joint is not None and layer.batch_first:
         _check_input("query", query, weights[0])
-        q, k, v = functional.linear(query, layer.in_proj_weight, layer.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = functional.linear(query, joint, layer.in_proj_bias).chunk(3, dim=-1)
         return _by_head(q, layer), _by_head(k, layer), _by_head(v, layer)
     found = []
     for name, x, weight, bias in zip(("query", "key", "value"), (query, key, value), weights, biases, strict=True):

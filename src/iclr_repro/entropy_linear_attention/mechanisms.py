@@ -1,9 +1,10 @@
-"""Attention mechanisms that exchange for each other in every host: softmax, EALA, and other linear attentions (sheet 3).
+"""Attention mechanisms that exchange for each other in every host: softmax, EALA, other linear attentions (sheet 3).
 
-A mechanism is a module `mechanism(q, k, v, key_mask=None)` from (B, H, M, D), (B, H, N, D), (B, H, N, E) to (B, H, M, E).
+A mechanism is a module `mechanism(q, k, v, key_mask=None)` from (B, H, M, D), (B, H, N, D), (B, H, N, E) to (B, H, M,
+E).
 
-Shape letters: B = batch, H = heads, M = queries, N = keys, D = features of a head, E = values of a head, F = features of
-a kernel.
+Shape letters: B = batch, H = heads, M = queries, N = keys, D = features of a head, E = values of a head, F = features
+of a kernel.
 """
 
 from __future__ import annotations
@@ -52,13 +53,15 @@ class EntropyEquality(nn.Module):
         detach_theta: bool = False,
     ) -> None:
         super().__init__()
-        feature_map_of(feature_map)
+        feature_map_of(feature_map)  # refuses an unknown name now
         self.feature_map, self.solver, self.scale, self.detach_theta = feature_map, solver, scale, detach_theta
         if solver == FIXED:
             self.raw_theta = nn.Parameter(torch.full((num_heads, 1), _THETA_OF_ONE))
         else:
             solver_of(solver)
-            self.raw_theta = None
+            self.register_parameter("raw_theta", None)
+
+    raw_theta: nn.Parameter | None
 
     @property
     def theta(self) -> Tensor | None:
@@ -154,8 +157,8 @@ class CosFormer(nn.Module):
 class Performer(nn.Module):
     """FAVOR+: positive random features whose dot products estimate exp(q . k / sqrt(D)); drawn once, never redrawn.
 
-    phi(x) = exp(omega x' - |x'|^2/2 - max) / sqrt(F), x' = x / D^(1/4), the rows of omega orthogonal in blocks of D and as
-    long as Gaussian ones.
+    phi(x) = exp(omega x' - |x'|^2/2 - max) / sqrt(F), x' = x / D^(1/4), the rows of omega orthogonal in blocks of D
+    and as long as Gaussian ones.
 
     Args:
         head_dim: D.
@@ -172,7 +175,8 @@ class Performer(nn.Module):
         blocks = -(-num_features // head_dim)
         gaussian = torch.randn(blocks, head_dim, head_dim, generator=generator)
         q, r = torch.linalg.qr(gaussian)
-        # Without the signs of r the rotations are not uniform, and the estimate has a bias that no number of features cures.
+        # Without the signs of r the rotations are not uniform, and the estimate has a bias that no number of features
+        # cures.
         directions = (q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None]).flatten(0, 1)[:num_features]
         lengths = torch.randn(num_features, head_dim, generator=generator).norm(dim=-1)
         self.register_buffer("omega", directions * lengths[:, None])

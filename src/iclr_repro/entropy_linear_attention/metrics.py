@@ -21,7 +21,9 @@ def error_sums(
         counts: which entries count; the relative error of an entry with y = 0 is 0.
     """
     error = torch.where(counts, (prediction - truth).double(), 0.0)
-    relative = torch.where(truth == 0, 0.0, error.abs() / truth.double().abs().clamp(min=torch.finfo(torch.float64).tiny))
+    relative = torch.where(
+        truth == 0, 0.0, error.abs() / truth.double().abs().clamp(min=torch.finfo(torch.float64).tiny)
+    )
     return torch.stack([error.abs(), error.square(), relative, counts.double()], dim=1).sum(dim=-1)
 
 
@@ -46,7 +48,7 @@ def errors_by_horizon(sums: np.ndarray) -> Mapping[int, dict[str, float]]:
 
 
 def masked_errors(prediction: np.ndarray, truth: np.ndarray, *, zeros_are_missing: bool) -> np.ndarray:
-    """Sums [4, P] for `errors` of forecasts [windows, P, N]; with `zeros_are_missing` entries with y = 0 do not count."""
+    """Sums [4, P] for `errors` of forecasts [windows, P, N]; `zeros_are_missing`: entries with y = 0 do not count."""
     counts = truth != 0 if zeros_are_missing else np.ones_like(truth, dtype=bool)
     sums = error_sums(torch.from_numpy(prediction), torch.from_numpy(truth), torch.from_numpy(counts))
     return sums.sum(dim=0).numpy()

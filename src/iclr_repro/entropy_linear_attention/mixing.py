@@ -1,4 +1,4 @@
-"""A task in which a node can only be told from the others of its hidden cluster: spatial mixing is necessary (sheet E7).
+"""A task in which a node is only known from the others of its hidden cluster: spatial mixing is necessary (sheet E7).
 
 Shape letters: S = samples, N = nodes, C = model dim.
 """
@@ -25,7 +25,7 @@ class ClusterTask:
         clusters: of each node; all clusters have the same number of nodes.
     """
 
-    clusters: Int[Tensor, "N"]  # noqa: F821
+    clusters: Int[Tensor, N]  # noqa: F821
 
     @classmethod
     def balanced(cls, num_nodes: int, num_clusters: int, *, rng: np.random.Generator) -> ClusterTask:

@@ -1,6 +1,7 @@
 """Moments of a query's scores over the keys, without the scores: the linear-time heart of the method (sheet M3, M5).
 
-Shape letters: M = queries, N = keys, D = features of a head, E = values of a head. Leading axes (batch, heads) are not named.
+Shape letters: M = queries, N = keys, D = features of a head, E = values of a head. Leading axes (batch, heads) are not
+named.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ WhenEmpty = Literal["error", "zero"]
 
 
 class Features(NamedTuple):
-    """Queries and keys as the scores s_ij = q_MD[i] . k_ND[j] see them, in float32 or wider.
+    """Queries and keys as the scores s_ij = q[i] . k[j] see them, in float32 or wider.
 
     Attributes:
-        q_MD: scale * phi(q).
-        k_ND: phi(k), 0 where a key is masked.
-        mask_N1: 1 where a key exists, otherwise 0; None without a mask.
-        count_11: number of keys that exist, at least 1.
+        q: scale * phi(q).
+        k: phi(k), 0 where a key is masked.
+        mask: 1 where a key exists, otherwise 0; None without a mask.
+        num_keys: number of keys that exist, at least 1.
     """
 
-    q_MD: Float[Tensor, "*batch M D"]
-    k_ND: Float[Tensor, "*batch N D"]
-    mask_N1: Float[Tensor, "*#batch N 1"] | None
-    count_11: Float[Tensor, "*#batch 1 1"]
+    q: Float[Tensor, "*batch M D"]
+    k: Float[Tensor, "*batch N D"]
+    mask: Float[Tensor, "*#batch N 1"] | None
+    num_keys: Float[Tensor, "*#batch 1 1"]
 
 
 class ScoreMoments(NamedTuple):
@@ -57,7 +58,7 @@ def features(
         key_mask: True where a key exists; leading axes broadcast.
         feature_map: name or function.
         scale: positive factor of the scores; None: 1/sqrt(D).
-        empty: what a row without any key does: "error" refuses it, "zero" lets it through (with count 1).
+        empty: what a row without any key does: "error" refuses it, "zero" lets it through (with num_keys 1).
 
     Raises:
         ValueError: shapes do not fit, there is no key, the scale is not positive, or a row has no key left.
@@ -89,9 +90,9 @@ def centred(x_NF: Tensor, found: Features) -> tuple[Tensor, Tensor]:
 
     Centring before squaring keeps the variance where the mean is large against it (E[s^2] - mu^2 loses it in float32).
     """
-    mean_1F = x_NF.sum(dim=-2, keepdim=True) / found.count_11
+    mean_1F = x_NF.sum(dim=-2, keepdim=True) / found.num_keys
     deviation_NF = x_NF - mean_1F
-    return mean_1F, deviation_NF if found.mask_N1 is None else deviation_NF * found.mask_N1
+    return mean_1F, deviation_NF if found.mask is None else deviation_NF * found.mask
 
 
 def score_moments(found: Features) -> ScoreMoments:
@@ -99,9 +100,9 @@ def score_moments(found: Features) -> ScoreMoments:
 
     O((N + M) D^2) time; never forms an M x N matrix. Source: sheet M3, M5 steps 2-4.
     """
-    mean_1D, centred_ND = centred(found.k_ND, found)
-    covariance_DD = centred_ND.mT @ centred_ND / found.count_11
-    return moments_of(found.q_MD, mean_1D, covariance_DD)
+    mean_1D, centred_ND = centred(found.k, found)
+    covariance_DD = centred_ND.mT @ centred_ND / found.num_keys
+    return moments_of(found.q, mean_1D, covariance_DD)
 
 
 def moments_of(q_MD: Tensor, mean_1D: Tensor, covariance_DD: Tensor) -> ScoreMoments:
@@ -116,12 +117,12 @@ def third_central_moment(found: Features) -> Float[Tensor, "*batch M"]:
 
     O((N + M) D^3) time and O(N D^2) memory: meant for D <= 16. Source: sheet M3, cum3.
     """
-    _, k_ND = centred(found.k_ND, found)
+    _, k_ND = centred(found.k, found)
     size = k_ND.shape[-1]
     pairs_NP = (k_ND[..., :, None] * k_ND[..., None, :]).flatten(-2)  # P = D * D
-    tensor_PD = pairs_NP.mT @ k_ND / found.count_11
-    partly_MDD = (found.q_MD @ tensor_PD.mT.reshape(*tensor_PD.shape[:-2], size, size * size)).unflatten(-1, (size, size))
-    return torch.einsum("...mab,...ma,...mb->...m", partly_MDD, found.q_MD, found.q_MD)
+    tensor_PD = pairs_NP.mT @ k_ND / found.num_keys
+    partly_MDD = (found.q @ tensor_PD.mT.reshape(*tensor_PD.shape[:-2], size, size * size)).unflatten(-1, (size, size))
+    return torch.einsum("...mab,...ma,...mb->...m", partly_MDD, found.q, found.q)
 
 
 def widened(x: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def calendar(num_rows: int, *, steps_per_day: int, first_row: int, first_weekday
 def split_starts(
     num_rows: int, fractions: tuple[float, float], *, num_steps: int, horizon: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Starts of the training, validation and test windows, in the order of time: round(train n), round(val n), the rest.
+    """Starts of the training, validation and test windows in time: round(train n), round(val n), the rest.
 
     Example: 17,856 rows in parts 0.6 and 0.2, 12 + 12 steps: 10,700, 3,567 and 3,566 windows, as officially for PEMS08.
 
@@ -107,7 +107,9 @@ def split_starts(
     count = num_rows - num_steps - horizon + 1
     first, second = round(fractions[0] * count), round(fractions[1] * count)
     if min(first, second, count - first - second) < 1:
-        raise ValueError(f"{num_rows} rows make {max(count, 0)} windows of {num_steps} + {horizon}: too few for three parts")
+        raise ValueError(
+            f"{num_rows} rows make {max(count, 0)} windows of {num_steps} + {horizon}: too few for three parts"
+        )
     starts = np.arange(count)
     return starts[:first], starts[first : first + second], starts[first + second :]
 
@@ -135,7 +137,9 @@ def historical_average(series: Series, num_rows: int) -> npt.NDArray[np.float64]
     sums, counts = np.zeros((2 * series.steps_per_day, series.num_nodes)), np.zeros((2 * series.steps_per_day, 1))
     np.add.at(sums, groups[:num_rows], past)
     np.add.at(counts, groups[:num_rows], 1.0)
-    slot_sums, slot_counts = (np.tile(x.reshape(2, series.steps_per_day, -1).sum(axis=0), (2, 1)) for x in (sums, counts))
+    slot_sums, slot_counts = (
+        np.tile(x.reshape(2, series.steps_per_day, -1).sum(axis=0), (2, 1)) for x in (sums, counts)
+    )
     by_slot = np.where(slot_counts > 0, slot_sums / np.maximum(slot_counts, 1.0), past.mean(axis=0))
     table = np.where(counts > 0, sums / np.maximum(counts, 1.0), by_slot)
     return table[groups]
@@ -148,7 +152,8 @@ class Windows(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
     units of the series. y [P, N]: the truth, in these units.
 
     anchor "mean" is the series' mean (the plain host); "last" the last observed value; "ha_resid"
-    HA(target) + lambda_h (x_last - HA(last)) with lambda from 0.9 to 0.5 over the horizon and HA from training rows only.
+    HA(target) + lambda_h (x_last - HA(last)) with lambda from 0.9 to 0.5 over the horizon and HA from training rows
+    only.
 
     Args:
         series: what to cut.

@@ -1,8 +1,9 @@
 """Solvers: from the variance of a query's scores to r* = 1 / (theta* + mu), at which entropies are equal (sheet M4).
 
-The weights w_j = (1 + r (s_j - mu)) / N have the ranking of the scores s_j, and r sets how far they are from uniform. Each
-solver equates another measure of entropy of w with that of softmax(s), in closed form. These are reconstructions: the
-paper's own formula is not available, and a function of one's own can take their place wherever a solver is asked for.
+The weights w_j = (1 + r (s_j - mu)) / N have the ranking of the scores s_j, and r sets how far they are from uniform.
+Each solver equates another measure of entropy of w with that of softmax(s), in closed form. These are reconstructions:
+the paper's own formula is not available, and a function of one's own can take their place wherever a solver is asked
+for.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ def synthetic_traffic(
 
     y_tn = max(0, round(base_n f(t - delay_n) exp(0.25 z_tn) + 0.5 sqrt(base_n) eta)),  base_n ~ LogNormal(5, 0.5),
     f = 0.35 + 0.45 exp(-(h - 8)^2/6) + 0.6 exp(-(h - 17.5)^2/8) for hour h, times 0.75 on weekends,
-    z_t = 0.9 (I/2 + A/2) z_(t-1) + 0.2 eps_t, A the row-normalised adjacency, delay_n in 0..6 steps; 0.3 % of the entries
-    are set to 0 (missing). Starts on a Monday at midnight; parts 6:2:2.
+    z_t = 0.9 (I/2 + A/2) z_(t-1) + 0.2 eps_t, A the row-normalised adjacency, delay_n in 0..6 steps; 0.3 % of the
+    entries are set to 0 (missing). Starts on a Monday at midnight; parts 6:2:2.
 
     Args:
         num_nodes: N >= 3.

@@ -1,4 +1,4 @@
-"""Training of forecasters: loss, schedule, best weights, and evaluation, the same for every attention (sheet M6, E3)."""
+"""Training of forecasters: loss, schedule, best weights, evaluation, the same for every attention (sheet M6, E3)."""
 
 from __future__ import annotations
 
@@ -36,14 +36,12 @@ def initialised(build: Callable[[], nn.Module], *, seed: int) -> nn.Module:
 
 
 def forecasts(model: nn.Module, x: Tensor, anchor: Tensor, std: float) -> Tensor:
-    """anchor + std * model(x): predictions in the units of the series, [B, P, N]."""
+    """Anchor + std * model(x): predictions in the units of the series, [B, P, N]."""
     predictions: Tensor = anchor + std * model(x)
     return predictions
 
 
-def forecast_loss(
-    model: nn.Module, batch: Sequence[Tensor], *, series: Series, loss: LossName
-) -> Tensor:
+def forecast_loss(model: nn.Module, batch: Sequence[Tensor], *, series: Series, loss: LossName) -> Tensor:
     """Loss of de-normalised forecasts: mean |e| where the truth counts, or Huber with delta 1 over all entries.
 
     The second is the host's on PEMS: nearly the MAE, and not masked. Source: sheet M6, "Pitfalls".
@@ -179,7 +177,7 @@ def squared_error_learner(
     seed: int,
     device: torch.device,
 ) -> Supervised:
-    """A learner of targets from inputs by their mean squared error, with Adam and one cycle of the learning rate (E7)."""
+    """A learner of targets from inputs by their mean squared error: Adam, one cycle of the learning rate (E7)."""
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     return Supervised(
         model,

@@ -1,7 +1,7 @@
 """The experiments: a class an experiment of the sheet. They build, call the method, and measure.
 
-E1 `EntropyApproximation`, E2 `Resemblance`, E3 and E5 `Forecasting`, E4 `Efficiency`, E6 `PlugIn`, E7 `Mixing`; beside them
-`Theory` (the exact statements of M1 and M5) and `NaiveForecasts`.
+E1 `EntropyApproximation`, E2 `Resemblance`, E3 and E5 `Forecasting`, E4 `Efficiency`, E6 `PlugIn`, E7 `Mixing`; beside
+them `Theory` (the exact statements of M1 and M5) and `NaiveForecasts`.
 """
 
 from iclr_repro.entropy_linear_attention.experiments.efficiency import Efficiency

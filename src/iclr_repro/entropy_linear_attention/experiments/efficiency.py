@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.statistics import mean_interval
 from iclr_repro.entropy_linear_attention import figures
+from iclr_repro.entropy_linear_attention.attention import attention_weights
 from iclr_repro.entropy_linear_attention.entropy import entropy_estimate, softmax_entropy
 from iclr_repro.entropy_linear_attention.host import ELinFormer
 from iclr_repro.entropy_linear_attention.mechanisms import MECHANISMS, make_mechanism
@@ -26,7 +28,14 @@ _SLOPE_FROM = 1024
 _LEAST_S = 0.02  # a timing repeats what is shorter, so that the clock does not decide
 _MATERIALISED = "softmax"
 _EALA = "eala_collision"
-_HOST = {"input_dim": 12, "tod_dim": 12, "dow_dim": 8, "adaptive_dim": 32, "num_heads": 4, "ffn_dim": 128}
+_HOST: dict[str, Any] = {
+    "input_dim": 12,
+    "tod_dim": 12,
+    "dow_dim": 8,
+    "adaptive_dim": 32,
+    "num_heads": 4,
+    "ffn_dim": 128,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +79,7 @@ class Efficiency:
             if np.isfinite(value)
         }
         intervals: dict[str, tuple[float, float]] = {}
+        metrics[f"{_EALA}/largest_output_error"] = self._output_error(run)
         self._add_slopes(times, memory, metrics, intervals)
         self._add_ratios(times, memory, metrics, intervals)
         self._add_model(run, metrics, intervals)
@@ -101,6 +111,15 @@ class Efficiency:
 
         return forward, forward_backward
 
+    def _output_error(self, run: Run) -> float:
+        """How far what is timed as EALA is from its dense weights applied to the values, at the smallest N."""
+        generator = run.torch_rng("check")
+        shape = (1, self.num_heads, min(self.num_nodes), self.head_dim)
+        q, k, v = (torch.randn(shape, generator=generator).to(run.device) for _ in range(3))
+        mechanism = make_mechanism(_EALA, num_heads=self.num_heads, head_dim=self.head_dim, generator=generator)
+        with torch.no_grad():
+            return float((mechanism.to(run.device)(q, k, v) - attention_weights(q, k) @ v).abs().max())
+
     def _memory(self, run: Run, action: Callable[[], object]) -> dict[str, int]:
         """On a GPU what its allocator gave at most, elsewhere what the tensors held."""
         if run.device.type == "cuda":
@@ -123,7 +142,9 @@ class Efficiency:
         """Slopes of log time (with intervals over repeats) and of log memory against log N."""
         for name in self.attentions:
             for kind in ("forward", "forward_backward"):
-                measured = {n: times[kind, name, n] for n in self.num_nodes if (kind, name, n) in times and n >= _SLOPE_FROM}
+                measured = {
+                    n: times[kind, name, n] for n in self.num_nodes if (kind, name, n) in times and n >= _SLOPE_FROM
+                }
                 if len(measured) > 1:
                     slopes = np.polyfit(np.log(list(measured)), np.log(np.stack(list(measured.values()))), 1)[0]
                     _add(metrics, intervals, f"{name}/{kind}_slope", slopes)
@@ -151,7 +172,10 @@ class Efficiency:
                 intervals[f"n{number}/memory_over_{name}"] = (ratio, ratio)
         sizes = [n for n in self.num_nodes if ("forward", _MATERIALISED, n) in times and ("forward", _EALA, n) in times]
         gains = np.array(
-            [np.log(np.median(times["forward", _MATERIALISED, n]) / np.median(times["forward", _EALA, n])) for n in sizes]
+            [
+                np.log(np.median(times["forward", _MATERIALISED, n]) / np.median(times["forward", _EALA, n]))
+                for n in sizes
+            ]
         )
         crossings = [i for i in range(1, len(sizes)) if gains[i - 1] < 0 <= gains[i]]
         if crossings:
@@ -159,11 +183,14 @@ class Efficiency:
             share = -gains[i - 1] / (gains[i] - gains[i - 1])
             metrics["break_even_nodes"] = float(np.exp((1 - share) * np.log(sizes[i - 1]) + share * np.log(sizes[i])))
 
-    def _add_model(
-        self, run: Run, metrics: dict[str, float], intervals: dict[str, tuple[float, float]]
-    ) -> None:
+    def _add_model(self, run: Run, metrics: dict[str, float], intervals: dict[str, tuple[float, float]]) -> None:
         """A training step of the whole host for one time step of many nodes, against the softmax hosts."""
-        x = torch.randn(1, 1, self.model_nodes, 3, generator=run.torch_rng("model")).abs().clamp(max=0.99).to(run.device)
+        x = (
+            torch.randn(1, 1, self.model_nodes, 3, generator=run.torch_rng("model"))
+            .abs()
+            .clamp(max=0.99)
+            .to(run.device)
+        )
         seconds = {}
         for name in (_EALA, _MATERIALISED, "softmax_sdpa"):
             build = functools.partial(
@@ -186,9 +213,7 @@ class Efficiency:
         for name in (_MATERIALISED, "softmax_sdpa"):
             _add(metrics, intervals, f"model/speedup_over_{name}", seconds[name] / seconds[_EALA])
 
-    def _add_estimate(
-        self, run: Run, metrics: dict[str, float], intervals: dict[str, tuple[float, float]]
-    ) -> None:
+    def _add_estimate(self, run: Run, metrics: dict[str, float], intervals: dict[str, tuple[float, float]]) -> None:
         """Entropy of every query by its estimate against the exact one."""
         number = min(self.materialised_limit, max(self.num_nodes))
         generator = run.torch_rng("estimate")
@@ -225,9 +250,7 @@ def _training_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor
     optimizer.step()
 
 
-def _add(
-    metrics: dict[str, float], intervals: dict[str, tuple[float, float]], name: str, values: np.ndarray
-) -> None:
+def _add(metrics: dict[str, float], intervals: dict[str, tuple[float, float]], name: str, values: np.ndarray) -> None:
     """Note the mean over repeats with its interval, where there are several."""
     metrics[name] = float(values.mean())
     interval = mean_interval(values)

@@ -31,7 +31,13 @@ from iclr_repro.entropy_linear_attention.mechanisms import MECHANISMS
 from iclr_repro.entropy_linear_attention.metrics import errors, errors_by_horizon, masked_errors
 from iclr_repro.entropy_linear_attention.series import ANCHORS, Series, Windows
 from iclr_repro.entropy_linear_attention.synthetic import synthetic_traffic
-from iclr_repro.entropy_linear_attention.training import KeepBest, forecast_errors, forecast_learner, forecasts, initialised
+from iclr_repro.entropy_linear_attention.training import (
+    KeepBest,
+    forecast_errors,
+    forecast_learner,
+    forecasts,
+    initialised,
+)
 
 _STID = "stid"
 _SYNTHETIC_DAYS = 25  # as long as pems08_tail
@@ -78,7 +84,11 @@ class _Trained:
 
     def trained(self, run: Run, learner: KeepBest, *, stage: str, steps: int | None = None) -> None:
         """Train, and give the model its best weights."""
-        stop = None if self.patience is None else EarlyStopping(metric="mae", patience=self.patience, higher_is_better=False)
+        stop = (
+            None
+            if self.patience is None
+            else EarlyStopping(metric="mae", patience=self.patience, higher_is_better=False)
+        )
         run.fit(
             learner,
             self.steps if steps is None else steps,
@@ -119,9 +129,13 @@ class Forecasting(_Trained):
         """Refuse heads that do not divide the model dimension, and a full set without its folder."""
         dim = self.input_dim + self.tod_dim + self.dow_dim + self.adaptive_dim
         if dim % self.num_heads:
-            raise ValueError(f"num_heads is {self.num_heads}, expected a divisor of the {dim} features of the embeddings")
+            raise ValueError(
+                f"num_heads is {self.num_heads}, expected a divisor of the {dim} features of the embeddings"
+            )
         if self.dataset in FULL_SETS and self.data_dir is None and self.data != "synthetic":
-            raise ValueError(f"dataset {self.dataset} needs data_dir, the folder with {self.dataset}.npz (README, Data)")
+            raise ValueError(
+                f"dataset {self.dataset} needs data_dir, the folder with {self.dataset}.npz (README, Data)"
+            )
 
     def run(self, run: Run) -> Result:
         """Train every model from equal weights in the same order of windows, and test it."""
@@ -148,11 +162,16 @@ class Forecasting(_Trained):
                 if step in _SHOWN_HORIZONS:
                     metrics |= {f"{name}/horizon{step}/{quantity}": value for quantity, value in at_step.items()}
             metrics |= {f"{name}/{quantity}": value for quantity, value in rows.get(name, {}).items()}
-        tables, shown = {}, {}
-        x, _, _ = (part[None].to(run.device) for part in Windows(series, series.test, self.anchor)[len(series.test) // 2])
+        tables: dict[str, pd.DataFrame] = {}
+        shown: dict[str, Any] = {}
+        x, _, _ = (
+            part[None].to(run.device) for part in Windows(series, series.test, self.anchor)[len(series.test) // 2]
+        )
         for name, model in models.items():
             if name not in (NONE, _STID):
-                for layer, value in relative_attention_entropy(model, x, generator=run.torch_rng(f"entropy/{name}")).items():
+                for layer, value in relative_attention_entropy(
+                    model, x, generator=run.torch_rng(f"entropy/{name}")
+                ).items():
                     metrics[f"{name}/relative_entropy/{layer}"] = value
         if "softmax" in models:
             report = attention_entropy_report(models["softmax"], x, generator=run.torch_rng("report"))
@@ -305,7 +324,8 @@ def _naive(series: Series, test_every: int, *, history_rows: int | None = None) 
 def _anchor_errors(series: Series, anchor: str, test_every: int) -> np.ndarray:
     """Error sums of the anchor itself: what an untrained network that starts at zero predicts."""
     windows = Windows(series, series.test[::test_every], anchor)
-    predicted, truth = (torch.stack(part).numpy() for part in list(zip(*windows, strict=True))[1:])
+    samples = [windows[index] for index in range(len(windows))]
+    predicted, truth = (torch.stack([sample[part] for sample in samples]).numpy() for part in (1, 2))
     return masked_errors(predicted, truth, zeros_are_missing=series.zeros_are_missing)
 
 
