@@ -16,7 +16,7 @@ from iclr_repro.entropy_linear_attention.entropy import scores
 from iclr_repro.entropy_linear_attention.memory import tensor_memory
 from iclr_repro.entropy_linear_attention.moments import features
 
-CLOSE = {"rtol": 1e-9, "atol": 1e-12}  # signed features with solver collision have weights far beyond 1
+CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-12}  # signed features with solver collision have weights far beyond 1
 
 
 def existing(case: dict[str, Any]) -> torch.Tensor:

@@ -11,7 +11,7 @@ from iclr_repro.entropy_linear_attention import (
     entropy_linear_attention,
 )
 
-CLOSE = {"rtol": 1e-9, "atol": 1e-11}
+CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-11}
 
 
 def prefixes(case: dict[str, Any]) -> torch.Tensor:

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,14 @@ def _seeded() -> None:
 
 
 def host(attention: str = "softmax") -> ELinFormer:
-    sizes = {"input_dim": 4, "tod_dim": 4, "dow_dim": 4, "adaptive_dim": 4, "ffn_dim": 8, "num_heads": 2}
+    sizes: dict[str, Any] = {
+        "input_dim": 4,
+        "tod_dim": 4,
+        "dow_dim": 4,
+        "adaptive_dim": 4,
+        "ffn_dim": 8,
+        "num_heads": 2,
+    }
     return ELinFormer(
         6, **sizes, temporal_layers=1, spatial_layers=2, attention=attention, generator=torch.Generator(), dropout=0.0
     )
@@ -64,10 +72,11 @@ def test_torch_layers_become_the_drop_in_with_their_weights(solver: str) -> None
     model = InvertedForecaster(num_steps=12, horizon=3, dim=8, num_heads=2, ffn_dim=8).eval()
     converted = convert_attention(model, solver=solver)
     layers = attention_layers(converted)
+    before: Any = dict(model.named_modules())
     assert len(layers) == 2
     for name, layer in layers.items():
         assert isinstance(layer, EntropyLinearAttention)
-        assert torch.equal(layer.in_proj_weight, model.get_submodule(name).in_proj_weight)
+        assert torch.equal(layer.in_proj_weight, before[name].in_proj_weight)
         assert not layer.training
     assert converted(window()).shape == (2, 3, 6)
 
@@ -89,7 +98,7 @@ def test_report_has_the_exact_quantities_of_each_head() -> None:
     x = window().double()
     report = attention_entropy_report(model, x, generator=torch.Generator(), num_queries=100)
     assert list(report.index.get_level_values("layer").unique()) == list(attention_layers(model))
-    layer = model.spatial[0].attention
+    layer: Any = attention_layers(model)["spatial.0.attention"]
     seen = []
     hook = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
     model.eval()(x)

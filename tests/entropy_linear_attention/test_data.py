@@ -1,6 +1,7 @@
 """The reader of full public sets, on files of their form."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,8 @@ def test_the_indexed_form_brings_its_own_parts(tmp_path: Path) -> None:
     folder.mkdir()
     np.savez(folder / "data.npz", data=values())
     parts = {"train": np.arange(100), "val": np.arange(100, 130), "test": np.arange(130, 200)}
-    np.savez(folder / "index.npz", **{key: np.stack([s, s + 12, s + 24], axis=1) for key, s in parts.items()})
+    index: dict[str, Any] = {key: np.stack([s, s + 12, s + 24], axis=1) for key, s in parts.items()}
+    np.savez(folder / "index.npz", **index)
     one = load_full("PEMS08", tmp_path)
     for part, key in ((one.train, "train"), (one.validation, "val"), (one.test, "test")):
         assert part.tolist() == parts[key].tolist()

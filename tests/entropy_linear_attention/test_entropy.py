@@ -89,5 +89,5 @@ def test_taylor2_is_not_monotone_beyond_a_variance_of_two() -> None:
 
 
 def test_an_unknown_estimate_is_refused() -> None:
-    with pytest.raises(ValueError, match="estimate: got 'gaus2'; did you mean 'gauss2'. Valid: gauss2, cum3, taylor2"):
+    with pytest.raises(ValueError, match=r"estimate: got 'gaus2'; did you mean 'gauss2'. Valid: gauss2, cum3, taylor2"):
         entropy_estimate(torch.randn(2, 3), torch.randn(4, 3), estimate="gaus2")

@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attention_cases import small_forecasting, small_mixing
 from iclr_repro.core.claims import Check, Results, claims_of, judge
 from iclr_repro.entropy_linear_attention import attention_weights, claims, mechanisms
 from iclr_repro.entropy_linear_attention.experiments import (
     Efficiency,
     EntropyApproximation,
     Forecasting,
-    Mixing,
     Resemblance,
     entropy,
 )
@@ -149,28 +149,13 @@ def test_eala_itself_is_linear_in_memory(tmp_path: Path) -> None:
 
 
 def efficiency() -> Efficiency:
-    sizes = {"num_nodes": (1024, 4096), "materialised_limit": 4096, "backward_limit": 2, "model_nodes": 16}
-    return Efficiency(attentions=("softmax", "eala_collision"), head_dim=4, num_heads=1, repeats=1, **sizes)
-
-
-def mixing(**changes: Any) -> Mixing:
-    settings = {
-        "num_nodes": 16,
-        "num_clusters": 2,
-        "long_steps": 60,
-        "long": ("softmax", "eala_collision", "uniform"),
-        "short_steps": 30,
-        "short": ("eala_collision", "linear_relu", "linear_elu"),
-        "dim": 16,
-        "num_heads": 1,
-        "ffn_dim": 16,
-        "num_layers": 1,
-        "batch_size": 16,
-        "learning_rate": 0.01,
-        "clip_norm": 5.0,
-        "test_samples": 64,
+    sizes: dict[str, Any] = {
+        "num_nodes": (1024, 4096),
+        "materialised_limit": 4096,
+        "backward_limit": 2,
+        "model_nodes": 16,
     }
-    return Mixing(**{**settings, **changes})
+    return Efficiency(attentions=("softmax", "eala_collision"), head_dim=4, num_heads=1, repeats=1, **sizes)
 
 
 @pytest.mark.parametrize("impostor", [Uniform, Nothing, Shuffled])
@@ -178,12 +163,13 @@ def test_no_other_attention_is_taken_for_one_that_mixes(
     impostor: Callable[[], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replaced(monkeypatch, impostor)
-    assert judged("mixing", mixing().run(bare_run(tmp_path)).metrics)["C13"].verdict == "not reproduced"
+    assert judged("mixing", small_mixing().run(bare_run(tmp_path)).metrics)["C13"].verdict == "not reproduced"
 
 
 def test_untrained_attention_is_not_taken_for_one_that_mixes(tmp_path: Path) -> None:
     assert (
-        judged("mixing", mixing(learning_rate=0.0).run(bare_run(tmp_path)).metrics)["C13"].verdict == "not reproduced"
+        judged("mixing", small_mixing(learning_rate=0.0).run(bare_run(tmp_path)).metrics)["C13"].verdict
+        == "not reproduced"
     )
 
 
@@ -223,7 +209,7 @@ def test_no_other_network_is_taken_for_a_forecaster(
         return impostor() if name == "eala_collision" else genuine(self, run, name, series)
 
     monkeypatch.setattr(Forecasting, "model", model)
-    metrics = forecasting().run(bare_run(tmp_path)).metrics
+    metrics = small_forecasting().run(bare_run(tmp_path)).metrics
     assert metrics["softmax/mae"] != metrics["eala_collision/mae"]
     assert judged("forecasting", metrics)["C10"].verdict == "not reproduced"
 
@@ -232,37 +218,3 @@ def test_a_forecaster_as_good_as_softmax_passes() -> None:
     metrics = {"softmax/mae": 18.5, "eala_collision/mae": 18.4, "anchor/mae": 18.7}
     assert judged("forecasting", metrics)["C10"].verdict == "reproduced"
     assert judged("forecasting", {**metrics, "eala_collision/mae": 19.5})["C10"].verdict == "not reproduced"
-
-
-def forecasting() -> Forecasting:
-    return Forecasting(
-        data="synthetic",
-        dataset="pems08_tail",
-        data_dir=None,
-        num_nodes=6,
-        attentions=("softmax", "eala_collision"),
-        temporal_attention="softmax",
-        input_dim=4,
-        tod_dim=4,
-        dow_dim=4,
-        adaptive_dim=4,
-        num_heads=2,
-        ffn_dim=8,
-        temporal_layers=1,
-        spatial_layers=1,
-        dropout=0.0,
-        steps=4,
-        batch_size=4,
-        learning_rate=0.003,
-        weight_decay=0.0,
-        schedule="onecycle",
-        milestones=(),
-        clip_norm=5.0,
-        loss="masked_mae",
-        anchor="last",
-        eval_every=4,
-        patience=None,
-        validation_every=100,
-        test_every=100,
-        fine_tune_steps=0,
-    )

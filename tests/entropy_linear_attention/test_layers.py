@@ -81,7 +81,7 @@ def test_causal_attention_needs_no_mask_of_pairs() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_torch_encoder_layer_really_calls_it(training: bool) -> None:
     """In evaluation mode torch's layer would compute fused softmax attention from the weights of the module here."""
-    host = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).train(training)
+    host: Any = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).train(training)
     softmax = host(x(2, 5, 8))
     own = EntropyLinearAttention(8, 2)
     own.load_state_dict(host.self_attn.state_dict())
@@ -96,7 +96,7 @@ def test_torch_encoder_layer_really_calls_it(training: bool) -> None:
 
 
 def test_torch_encoder_passes_its_padding_mask_on() -> None:
-    host = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).eval()
+    host: Any = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).eval()
     host.self_attn = EntropyLinearAttention(8, 2)
     padding = torch.tensor([[False, False, False, True, True]])
     with torch.no_grad():

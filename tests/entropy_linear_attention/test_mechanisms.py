@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_eala_is_the_function(solver: str) -> None:
 
 
 def test_fixed_theta_starts_at_one_and_is_learned_per_head() -> None:
-    mechanism = make("eala_fixed")
+    mechanism: Any = make("eala_fixed")
     torch.testing.assert_close(mechanism.theta, torch.ones(HEADS, 1, dtype=torch.float64))
     out = mechanism(*tensors())
     expected = entropy_linear_attention(*tensors(), solver="fixed", theta=torch.ones(()))
@@ -86,7 +87,7 @@ def test_performer_estimates_softmax_and_does_so_better_with_more_features() -> 
 
 
 def test_performer_features_are_orthogonal_in_blocks() -> None:
-    omega = make("performer").omega
+    omega: Any = make("performer").omega
     assert omega.shape == (64, DIM)
     gram = omega[:DIM] @ omega[:DIM].T
     torch.testing.assert_close(gram, torch.diag(gram.diag()), rtol=0, atol=1e-5)
@@ -119,7 +120,7 @@ def test_half_precision_stays_finite(name: str) -> None:
 
 def test_an_unknown_mechanism_or_solver_is_refused() -> None:
     with pytest.raises(
-        ValueError, match="attention: got 'sofmax'; did you mean 'softmax'. Valid: softmax, softmax_sdpa"
+        ValueError, match=r"attention: got 'sofmax'; did you mean 'softmax'. Valid: softmax, softmax_sdpa"
     ):
         make("sofmax")
     with pytest.raises(ValueError, match="solver: got 'nothing'; Valid: collision"):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def test_errors_of_the_best_the_mean_and_the_lonely_forecast() -> None:
 
 def test_the_model_is_of_the_size_of_the_sheet() -> None:
     torch.manual_seed(0)
-    model = MixingModel(64, "softmax", generator=torch.Generator())
+    model: Any = MixingModel(64, "softmax", generator=torch.Generator())
     assert model.node.shape == (64, 16)
     assert float(model.node.detach().std()) == pytest.approx(0.3, abs=0.02)
     assert (model.observation.in_features, model.observation.out_features) == (1, 16)

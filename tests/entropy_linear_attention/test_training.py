@@ -104,7 +104,7 @@ def test_a_resumed_learner_knows_the_best_weights() -> None:
     assert second.step() == first.step()
     second.restore_best()
     first.restore_best()
-    assert torch.equal(model.weight, first.learner.model.weight)
+    assert torch.equal(model.weight, first.learner.model.state_dict()["weight"])
 
 
 def test_training_lowers_the_validation_error() -> None:

@@ -18,7 +18,7 @@ def entropy(p: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch"]:
     return torch.special.entr(p).sum(dim=-1)
 
 
-def kl_divergence(q: Float[Tensor, "*batch N"], p: Float[Tensor, "*batch N"]) -> Float[Tensor, "*batch"]:
+def kl_divergence(q: Float[Tensor, "*#batch N"], p: Float[Tensor, "*#batch N"]) -> Float[Tensor, "*pairs"]:
     """KL(q || p) = sum_i q_i log(q_i / p_i); infinite where p is 0 and q is not.
 
     Example: q = [1, 0], p = [1/2, 1/2] gives log 2.
