@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,6 @@ def test_timings_are_per_call_and_as_many_as_asked_for() -> None:
     ("changes", "message"),
     [
         ({"num_heads": 3}, "num_heads is 3, expected a divisor of the 16 features of the embeddings"),
-        ({"dataset": "PEMS08", "data": "real"}, "dataset PEMS08 needs data_dir, the folder with PEMS08.npz"),
         ({"attentions": ["sofmax"]}, r"attentions: got \['sofmax'\], expected one of softmax, softmax_sdpa"),
     ],
 )
@@ -111,3 +111,9 @@ def test_parameters_that_cannot_work_are_refused(changes: dict[str, Any], messag
     target = "iclr_repro.entropy_linear_attention.experiments.Forecasting"
     with pytest.raises(ParameterError, match=message):
         build("forecasting", {"_target_": target, **vars(small_forecasting()), **changes})
+
+
+def test_a_full_set_without_its_folder_is_refused(tmp_path: Path) -> None:
+    experiment = dataclasses.replace(small_forecasting(), dataset="PEMS08", data="real")
+    with pytest.raises(ValueError, match=r"dataset PEMS08 needs data_dir, the folder with PEMS08.npz"):
+        experiment.run(bare_run(tmp_path))

@@ -126,15 +126,11 @@ class Forecasting(_Trained):
     fine_tune_steps: int = parameter("updates after converting the softmax model; 0: convert nothing", low=0)
 
     def __post_init__(self) -> None:
-        """Refuse heads that do not divide the model dimension, and a full set without its folder."""
+        """Refuse heads that do not divide the model dimension."""
         dim = self.input_dim + self.tod_dim + self.dow_dim + self.adaptive_dim
         if dim % self.num_heads:
             raise ValueError(
                 f"num_heads is {self.num_heads}, expected a divisor of the {dim} features of the embeddings"
-            )
-        if self.dataset in FULL_SETS and self.data_dir is None and self.data != "synthetic":
-            raise ValueError(
-                f"dataset {self.dataset} needs data_dir, the folder with {self.dataset}.npz (README, Data)"
             )
 
     def run(self, run: Run) -> Result:
@@ -195,6 +191,10 @@ class Forecasting(_Trained):
         """The series, or generated traffic in its place, with as many nodes as asked for."""
         if self.dataset == "pems08_tail":
             real: Callable[[], Series] = load_pems08_tail
+        elif self.data_dir is None and self.data != "synthetic":
+            raise ValueError(
+                f"dataset {self.dataset} needs data_dir, the folder with {self.dataset}.npz (lab note, Data for scale paper)"
+            )
         else:
             real = functools.partial(load_full, self.dataset, Path(self.data_dir or ""))
         nodes = self.num_nodes or 170
