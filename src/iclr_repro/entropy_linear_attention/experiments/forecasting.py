@@ -193,7 +193,7 @@ class Forecasting(_Trained):
             real: Callable[[], Series] = load_pems08_tail
         elif self.data_dir is None and self.data != "synthetic":
             raise ValueError(
-                f"dataset {self.dataset} needs data_dir, the folder with {self.dataset}.npz (lab note, Data for scale paper)"
+                f"dataset {self.dataset} needs data_dir, the folder with {self.dataset}.npz (see the lab note)"
             )
         else:
             real = functools.partial(load_full, self.dataset, Path(self.data_dir or ""))
