@@ -6,10 +6,11 @@ Each impostor takes the place of EALA in the experiment of a claim, at a reduced
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ EXPERIMENTS = (
 HEADLINES = {"C1", "C5", "C8", "C9", "C10", "C13"}
 
 
-def judged(experiment: str, metrics: dict[str, float]) -> dict[str, Check]:
+def judged(experiment: str, metrics: Mapping[str, float | np.ndarray]) -> dict[str, Check]:
     """The checks of all claims on the metrics of one experiment, as if on real data."""
     results = Results.from_metrics({name: metrics if name == experiment else {} for name in EXPERIMENTS})
     return {one.claim.id: one.check for one in judge(claims_of(claims), results, "cpu")}

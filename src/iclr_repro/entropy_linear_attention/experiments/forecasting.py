@@ -185,7 +185,7 @@ class Forecasting(_Trained):
             "forecasts": figures.forecasts(truth, predicted),
         }
         tables["errors"] = pd.DataFrame({name: errors(one) for name, one in sums.items()}).T
-        return Result(metrics=metrics, tables=tables, figures=_marked(shown, kind), data=kind)
+        return Result(metrics=metrics, tables=tables, figures=shown, data=kind)
 
     def load(self, run: Run) -> tuple[Series, DataKind]:
         """The series, or generated traffic in its place, with as many nodes as asked for."""
@@ -353,11 +353,3 @@ def _examples(
                     rows.append(forecasts(learner.model.eval(), x, at, series.std)[:, -1].cpu())
             found[name] = torch.cat(rows).numpy()
     return series.targets(starts)[:, -1], found
-
-
-def _marked(made: dict[str, Any], kind: DataKind) -> dict[str, Any]:
-    """Say on every figure of generated data that it is one."""
-    if kind == "synthetic":
-        for one in made.values():
-            one.suptitle("generated data", x=0.01, ha="left", fontsize=8)
-    return made
