@@ -10,11 +10,17 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
+from hypothesis import settings
 
 from support import ROOT, TOYS
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile(
+    "iclr_repro", deadline=None
+)  # the first call of a test imports and compiles, and machines are busy
+settings.load_profile("iclr_repro")
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +28,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Keep tests away from the user's cache."""
     if "ICLR_REPRO_CACHE" not in os.environ:
         monkeypatch.setenv("ICLR_REPRO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch the run-time type checker off, whose refusal of a wrong shape would come before our own, as for users."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 Command = Callable[..., "subprocess.Popen[str]"]

@@ -202,7 +202,10 @@ def test_one_seed_is_inconclusive_whatever_its_value(value: float) -> None:
 @pytest.mark.parametrize(
     ("quantity", "note"),
     [
-        (over_seeds(-1.0, 0.5, 2.0), "about 27 seeds would decide"),  # mean 0.5, lower end -1: 3 * (1.5 / 0.5)^2
+        (
+            over_seeds(-1.0, 0.5, 2.0),
+            "about 27 seeds or runs would decide",
+        ),  # mean 0.5, lower end -1: 3 * (1.5 / 0.5)^2
         (over_seeds(-1.0, 0.0, 1.0), "the mean lies on the threshold"),
         (with_interval(0.5, -1.0, 2.0), "more samples or seeds would be needed to decide"),
     ],
@@ -214,8 +217,8 @@ def test_an_inconclusive_check_says_what_would_decide_it(quantity: Values, note:
 
 def test_where_an_interval_crosses_two_bounds_both_have_to_be_left() -> None:
     # Mean 1, interval [-1, 3]: 3 * (2 / 0.5)^2 = 48 for the bound 0.5, 3 * (2 / 1)^2 = 12 for the bound 2.
-    assert within(over_seeds(-1.0, 1.0, 3.0), 0.5, 2.0).note == "about 48 seeds would decide"
-    assert within(over_seeds(-1.0, 1.0, 3.0), 0.0, 1.5).note == "about 48 seeds would decide"
+    assert within(over_seeds(-1.0, 1.0, 3.0), 0.5, 2.0).note == "about 48 seeds or runs would decide"
+    assert within(over_seeds(-1.0, 1.0, 3.0), 0.0, 1.5).note == "about 48 seeds or runs would decide"
 
 
 def test_a_decided_check_needs_no_note() -> None:
@@ -267,7 +270,7 @@ def test_a_claim_of_several_parts_is_as_good_as_its_weakest_and_says_which_do_no
         measured="1 of 3 hold",
         threshold="all hold",
         verdict="not reproduced",
-        note="change 0.5 [-1, 2], expected >= 0: inconclusive (about 27 seeds would decide); "
+        note="change 0.5 [-1, 2], expected >= 0: inconclusive (about 27 seeds or runs would decide); "
         "loss 2 [1.5, 3], expected <= 1: not reproduced",
         parts=(good, open_, bad),
     )

@@ -388,7 +388,7 @@ def _how_many_seeds(quantity: Values, interval: tuple[float, float], low: float,
     needed = [seeds_to_decide(len(quantity.values), quantity.mean, interval, bound) for bound in crossed]
     if None in needed:
         return "the mean lies on the threshold"
-    return f"about {max(number for number in needed if number is not None)} seeds would decide"
+    return f"about {max(number for number in needed if number is not None)} seeds or runs would decide"
 
 
 def _unpaired_difference(a: Values, b: Values) -> Values:

@@ -43,6 +43,11 @@ def figure(
     return made, axes
 
 
+def mark_generated(made: Figure) -> None:
+    """Say above a figure that it shows generated data, which are no evidence for the paper."""
+    made.text(0.0, 1.0, "generated data", ha="left", va="bottom", color=COLORS[1], fontsize=8)
+
+
 def save_figure(made: Figure, folder: Path, name: str) -> None:
     """Write `<name>.svg` and `<name>.png` into the folder; equal figures give equal files."""
     with matplotlib.rc_context(_STYLE):

@@ -21,7 +21,7 @@ from iclr_repro.core import data
 from iclr_repro.core.experiment import Result
 from iclr_repro.core.files import write_atomically, write_json
 from iclr_repro.core.loop import History, Learner, Loop
-from iclr_repro.core.plotting import save_figure
+from iclr_repro.core.plotting import mark_generated, save_figure
 from iclr_repro.core.seeding import RandomStreams
 
 
@@ -89,7 +89,7 @@ class Run:
 
 
 def save_result(folder: Path, result: Result) -> None:
-    """Write figures and tables, then result.json: where that exists, all of it does.
+    """Write figures and tables, then result.json: where that exists, all of it does. Figures of generated data say so.
 
     Raises:
         ValueError: the result is not valid (see `Result.check`), or a name is no plain file name.
@@ -100,6 +100,8 @@ def save_result(folder: Path, result: Result) -> None:
         if Path(name).name != name:
             raise ValueError(f"{name!r} cannot name a figure or table: use a plain file name without an ending")
     for name, made in result.figures.items():
+        if result.data == "synthetic":
+            mark_generated(made)
         save_figure(made, folder / "figures", name)
     for name, table in result.tables.items():
         text = table.to_csv()

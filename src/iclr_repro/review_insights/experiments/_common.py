@@ -1,4 +1,4 @@
-"""What the experiments share: collecting metrics with their intervals and counts, and marking generated data."""
+"""What the experiments share: collecting metrics with their intervals and counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from iclr_repro.core.experiment import DataKind, Result
-from iclr_repro.core.plotting import COLORS
 from iclr_repro.review_insights.baselines import majority_class
 from iclr_repro.review_insights.bootstrap import Bootstrap, resampling_counts
 from iclr_repro.review_insights.predictors import Cases, balanced_logistic, evaluate, macro_f1_of_papers
@@ -88,8 +87,5 @@ class Measurements:
         self.add_draws(f"{prefix}/macro_f1_over_majority", margin, logistic_draws - majority_draws)
 
     def result(self, *, data: DataKind, **rest: Any) -> Result:
-        """Wrap up; a figure of generated data says so."""
-        if data == "synthetic":
-            for made in rest.get("figures", {}).values():
-                made.suptitle("generated data", x=0.01, ha="left", color=COLORS[1], fontsize=8)
+        """Wrap up."""
         return Result(metrics=self.metrics, intervals=self.intervals, data=data, **rest)

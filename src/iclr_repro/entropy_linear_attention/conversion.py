@@ -1,0 +1,230 @@
+"""Putting EALA into a trained model, and telling beforehand where that is safe (sheet, "Beyond" 1 and 2)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from iclr_repro.entropy_linear_attention.attention import attention_weights, entropy_equality
+from iclr_repro.entropy_linear_attention.distributions import entropy, total_variation
+from iclr_repro.entropy_linear_attention.entropy import entropy_estimate, entropy_of_scores, scores
+from iclr_repro.entropy_linear_attention.feature_maps import FeatureMap
+from iclr_repro.entropy_linear_attention.layers import (
+    AttentionLayer,
+    EntropyLinearAttention,
+    MultiheadAttention,
+    key_mask_of,
+    projected_heads,
+)
+from iclr_repro.entropy_linear_attention.mechanisms import EntropyEquality, Softmax
+from iclr_repro.entropy_linear_attention.moments import features
+from iclr_repro.entropy_linear_attention.solvers import Solver
+
+
+def attention_layers(model: nn.Module) -> dict[str, AttentionLayer]:
+    """The attention layers of a model by name: ours and torch's."""
+    found = dict(model.named_modules())
+    return {
+        name: layer for name, layer in found.items() if isinstance(layer, MultiheadAttention | nn.MultiheadAttention)
+    }
+
+
+def convert_attention(
+    model: nn.Module,
+    *,
+    layers: Collection[str] | None = None,
+    feature_map: str | FeatureMap = "relu",
+    solver: str | Solver = "collision",
+) -> nn.Module:
+    """Return a copy of a model in which attention layers use EALA, with all weights kept; the model is left as it was.
+
+    Nothing is retrained. With "relu" the scores change with the feature map, so expect to fine-tune; "identity" keeps
+    the scores of the softmax layers but allows negative weights.
+
+    Args:
+        model: holds `torch.nn.MultiheadAttention` or our `MultiheadAttention` layers.
+        layers: names of those to convert (`attention_layers` lists them); None: all. Leave out those whose attainment
+            in `attention_entropy_report` is low: softmax stays there.
+        feature_map: phi of the new layers.
+        solver: of the new layers.
+
+    Raises:
+        ValueError: no such layer, none at all, or a layer with bias_k or add_zero_attn, which linear attention has not.
+    """
+    found = attention_layers(model)
+    chosen = list(found) if layers is None else list(layers)
+    if unknown := [name for name in chosen if name not in found]:
+        raise ValueError(f"layers: the model has no attention layer {unknown}; it has {list(found)}")
+    if not chosen:
+        raise ValueError("convert_attention: the model has no attention layer to convert")
+    for name in chosen:
+        if isinstance(found[name], nn.MultiheadAttention) and (
+            found[name].bias_k is not None or found[name].add_zero_attn
+        ):
+            raise ValueError(f"layer {name!r} adds keys of its own (add_bias_kv or add_zero_attn), which EALA cannot")
+    converted = copy.deepcopy(model)
+    for name in chosen:
+        layer = converted.get_submodule(name)
+        new = _with_entropy_equality(layer, feature_map, solver)
+        if name == "":
+            return new
+        parent, _, child = name.rpartition(".")
+        setattr(converted.get_submodule(parent), child, new)
+    return converted
+
+
+def _with_entropy_equality(layer: Any, feature_map: str | FeatureMap, solver: str | Solver) -> nn.Module:
+    """A layer with EALA and the weights of `layer`, on its device, in its dtype and mode."""
+    if isinstance(layer, MultiheadAttention):
+        mechanism = EntropyEquality(layer.num_heads, feature_map=feature_map, solver=solver)
+        layer.mechanism = mechanism.to(layer.out_proj.weight).train(layer.training)
+        return layer
+    new = EntropyLinearAttention(
+        layer.embed_dim,
+        layer.num_heads,
+        layer.dropout,
+        layer.in_proj_bias is not None,
+        kdim=layer.kdim,
+        vdim=layer.vdim,
+        batch_first=layer.batch_first,
+        feature_map=feature_map,
+        solver=solver,
+    )
+    new.load_state_dict(layer.state_dict(), strict=False)  # but for raw_theta of solver "fixed", which softmax lacks
+    return new.to(layer.out_proj.weight).train(layer.training)
+
+
+@torch.no_grad()
+def attention_entropy_report(
+    model: nn.Module,
+    *inputs: Any,
+    generator: torch.Generator,
+    num_queries: int = 64,
+    feature_map: str | FeatureMap = "relu",
+    solver: str | Solver = "collision",
+) -> pd.DataFrame:
+    """How EALA would fare in each attention layer and head of a model, on a sample of the queries of `model(*inputs)`.
+
+    Args:
+        model: with attention layers, trained or not; it is called once, in evaluation mode.
+        inputs: what to call it with.
+        generator: of the sample of queries (the same places in all rows of a layer's batch).
+        num_queries: to sample from each row, >= 1.
+        feature_map: phi of the EALA to judge.
+        solver: of the EALA to judge.
+
+    Returns:
+        A row for each (layer, head), means over sampled queries: `num_keys`; `variance` of the feature scores;
+        `entropy` of softmax over them and `entropy_gauss2`, its linear-time estimate (nats); `relative_error` of the
+        estimate; `deficit` = log N - entropy; `attainment`, the share of queries with theta > 0 (low: EALA flattens,
+        keep softmax); `dead`, that of queries without any active feature; `tv_to_softmax` between the weights of EALA
+        and softmax over the same scores, `tv_to_plain` to softmax over the plain scores q . k, which is what a
+        conversion of a softmax layer changes.
+
+    Raises:
+        ValueError: the model has no attention layer, or `num_queries` is below 1.
+    """
+    found = attention_layers(model)
+    if not found or num_queries < 1:
+        raise ValueError(f"the model has {len(found)} attention layers and num_queries is {num_queries}: expected >= 1")
+    tables = {}
+    for name, (_, q, k, mask) in _observed(model, inputs, num_queries, generator).items():
+        tables[name] = _layer_report(q, k, mask, feature_map, solver)
+    return pd.concat(tables, names=["layer", "head"])
+
+
+@torch.no_grad()
+def relative_attention_entropy(
+    model: nn.Module, *inputs: Any, generator: torch.Generator, num_queries: int = 64
+) -> dict[str, float]:
+    """Mean entropy of the weights that each attention layer itself uses, relative to log N: layer -> [0, 1].
+
+    Means over heads and sampled queries of `model(*inputs)`. Key masks are not taken into account.
+
+    Args:
+        model: with our or torch's attention layers; called once, in evaluation mode.
+        inputs: what to call it with.
+        generator: of the sample of queries.
+        num_queries: to sample from each row, >= 1.
+    """
+    found = {}
+    for name, (layer, q, k, _) in _observed(model, inputs, num_queries, generator).items():
+        mechanism = layer.mechanism if isinstance(layer, MultiheadAttention) else Softmax()
+        weights = mechanism_weights(mechanism, q, k).double().clamp(min=0.0)
+        found[name] = float(entropy(weights).mean() / math.log(k.shape[-2]))
+    return found
+
+
+def _observed(
+    model: nn.Module, inputs: tuple[Any, ...], num_queries: int, generator: torch.Generator
+) -> dict[str, tuple[AttentionLayer, Tensor, Tensor, Tensor | None]]:
+    """Layer, sampled queries (B, H, M, D), keys (B, H, N, D) and key mask (B, 1, N) of each layer in one call."""
+    seen: dict[str, tuple[AttentionLayer, Tensor, Tensor, Tensor | None]] = {}
+
+    def noting(name: str) -> Any:
+        def note(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            given = dict(zip(("query", "key", "value", "key_padding_mask"), arguments, strict=False)) | keywords
+            q, k, _ = projected_heads(layer, given["query"], given["key"], given["value"])
+            chosen = torch.randperm(q.shape[-2], generator=generator)[:num_queries].to(q.device)
+            mask = key_mask_of(given.get("key_padding_mask"), batched=given["query"].ndim == 3)
+            seen[name] = (layer, q[..., chosen, :], k, mask)
+
+        return note
+
+    hooks = [
+        layer.register_forward_pre_hook(noting(name), with_kwargs=True)
+        for name, layer in attention_layers(model).items()
+    ]
+    training, fast = model.training, torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused path of torch's encoder layer calls no attention layer
+    try:
+        model.eval()(*inputs)
+    finally:
+        model.train(training)
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _layer_report(
+    q: Tensor, k: Tensor, key_mask: Tensor | None, feature_map: str | FeatureMap, solver: str | Solver
+) -> pd.DataFrame:
+    """One row a head; q (B, H, M, D), k (B, H, N, D), key_mask (B, 1, N)."""
+    options: dict[str, Any] = {"key_mask": key_mask, "feature_map": feature_map}
+    found = features(q, k, **options)
+    dense = scores(found)
+    equal = entropy_equality(q, k, solver=solver, **options)
+    weights = attention_weights(q, k, solver=solver, **options)
+    exact = entropy_of_scores(dense)
+    estimated = entropy_estimate(q, k, **options)
+    plain = scores(features(q, k, key_mask=key_mask, feature_map="identity")).softmax(dim=-1)
+    log_n = found.num_keys[..., 0].log()
+    columns = {
+        "num_keys": found.num_keys[..., 0].expand_as(exact),
+        "variance": equal.var,
+        "entropy": exact,
+        "entropy_gauss2": estimated,
+        "relative_error": (estimated - exact).abs() / exact,
+        "deficit": log_n - exact,
+        "attainment": (equal.theta > 0).to(exact.dtype),
+        "dead": (equal.var + equal.mean.abs() == 0).to(exact.dtype),
+        "tv_to_softmax": total_variation(weights, dense.softmax(dim=-1)),
+        "tv_to_plain": total_variation(weights, plain),
+    }
+    means = {name: value.double().mean(dim=(0, 2)).cpu().numpy() for name, value in columns.items()}
+    return pd.DataFrame(means)
+
+
+@torch.no_grad()
+def mechanism_weights(mechanism: nn.Module, q: Tensor, k: Tensor) -> Tensor:
+    """The weights (B, H, M, N) of any mechanism, read off by letting it average the unit vectors of its N keys."""
+    unit = torch.eye(k.shape[-2], dtype=k.dtype, device=k.device).expand(*k.shape[:2], -1, -1)
+    weights: Tensor = mechanism(q, k, unit)
+    return weights

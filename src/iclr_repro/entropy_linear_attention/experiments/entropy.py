@@ -1,0 +1,218 @@
+"""E1: how well entropy is estimated in linear time. E2: how alike the weights and softmax are. Neither needs training.
+
+Shape letters: M = queries, N = keys, D = features of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+import torch
+from torch import Tensor
+
+from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.rundir import Run
+from iclr_repro.entropy_linear_attention import figures
+from iclr_repro.entropy_linear_attention.attention import attention_weights, entropy_equality
+from iclr_repro.entropy_linear_attention.distributions import (
+    entropy,
+    kl_divergence,
+    ranking_violation,
+    total_variation,
+)
+from iclr_repro.entropy_linear_attention.entropy import ESTIMATES, entropy_estimate, scores, softmax_entropy
+from iclr_repro.entropy_linear_attention.moments import features
+from iclr_repro.entropy_linear_attention.solvers import SOLVERS
+
+_NUM_CLUSTERS = 5
+_CLUSTER_STD = 0.5
+_NATURAL = "natural"  # unit-variance pre-activations, scale 1/sqrt(D): nothing is rescaled
+_RANKED = 8  # queries whose rank correlation is taken: it costs a sort, and `ranking_violation` covers all
+_SWEEP = np.geomspace(0.25, 8.0, 41)
+
+
+def gaussian_keys(rng: np.random.Generator, num_keys: int, head_dim: int) -> Tensor:
+    """Standard normal keys, [N, D]."""
+    return torch.from_numpy(rng.standard_normal((num_keys, head_dim)))
+
+
+def clustered_keys(rng: np.random.Generator, num_keys: int, head_dim: int) -> Tensor:
+    """A mixture of five Gaussians with standard normal centres and standard deviation 0.5, [N, D]."""
+    centres = rng.standard_normal((_NUM_CLUSTERS, head_dim))
+    noise = _CLUSTER_STD * rng.standard_normal((num_keys, head_dim))
+    return torch.from_numpy(centres[rng.integers(_NUM_CLUSTERS, size=num_keys)] + noise)
+
+
+def with_variance(q: Tensor, k: Tensor, feature_map: str, variance: float | str) -> Tensor:
+    """Queries scaled so that the variance of their scores has this mean over queries ("natural": as they are)."""
+    if variance == _NATURAL:
+        return q
+    mean = entropy_equality(q, k, feature_map=feature_map).var.mean()
+    return q * torch.sqrt(float(variance) / mean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyApproximation:
+    """E1: relative error of entropy and of the deficit log N - H, over head sizes, key counts and score variances."""
+
+    dims: tuple[int, ...] = parameter("features of a head", low=1, high=256)
+    num_keys: tuple[int, ...] = parameter("keys", low=2, high=1_000_000)
+    variances: tuple[float, ...] = parameter("variances of the scores for Gaussian and clustered keys", low=0.0)
+    num_queries: int = parameter("queries of a draw", low=1, high=100_000)
+    draws: int = parameter("sets of keys", low=1, high=1_000)
+
+    def run(self, run: Run) -> Result:
+        """Compare each estimate with the exact entropy."""
+        rows = pd.DataFrame(self._rows(run))
+        keys = ["keys", "d", "num_keys", "variance"]
+        table = rows.groupby([*keys, "estimate"], sort=False)[["entropy_error", "deficit_error"]].mean()
+        metrics = {}
+        for (kind, dim, number, variance, estimate), row in table.iterrows():
+            for quantity, value in row.items():
+                metrics[f"{kind}/d{dim}/n{number}/var_{variance}/{estimate}/{quantity}"] = float(value)
+        metrics["queries/n"] = float(self.num_queries * self.draws)
+        return Result(
+            metrics=metrics,
+            tables={"entropy_errors": table.unstack("estimate")},
+            figures={"entropy_error": figures.entropy_error(table, dim=max(d for d in self.dims if d <= 16))},
+        )
+
+    def _rows(self, run: Run) -> Iterator[dict[str, object]]:
+        sources: list[tuple[str, Any, str, float | str]] = [("relu", gaussian_keys, "relu", _NATURAL)]
+        sources += [("gaussian", gaussian_keys, "identity", value) for value in self.variances]
+        sources += [("clustered", clustered_keys, "identity", value) for value in self.variances]
+        for kind, make_keys, feature_map, variance in sources:
+            for dim in self.dims:
+                for number in self.num_keys:
+                    rng = run.rng(f"{kind}/{dim}/{number}/{variance}")
+                    for _ in range(self.draws):
+                        k = make_keys(rng, number, dim)
+                        q = with_variance(gaussian_keys(rng, self.num_queries, dim), k, feature_map, variance)
+                        exact = softmax_entropy(q, k, feature_map=feature_map)
+                        deficit = np.log(number) - exact
+                        some = deficit > 0  # a query without active features has none, and nothing to be wrong about
+                        for estimate in ESTIMATES:
+                            found = entropy_estimate(q, k, estimate=estimate, feature_map=feature_map)
+                            error = (found - exact).abs()
+                            yield {
+                                "keys": kind,
+                                "d": dim,
+                                "num_keys": number,
+                                "variance": variance,
+                                "estimate": estimate,
+                                "entropy_error": float((error / exact).mean()),
+                                "deficit_error": float((error / deficit)[some].mean()),
+                            }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resemblance:
+    """E2: distance of EALA's weights to softmax over the same ReLU scores, beside theta = 0 and uniform weights."""
+
+    dims: tuple[int, ...] = parameter("features of a head", low=1, high=256)
+    num_keys: tuple[int, ...] = parameter("keys", low=2, high=1_000_000)
+    variances: tuple[float, ...] = parameter("variances of the scores, besides the natural one", low=0.0)
+    num_queries: int = parameter("queries of a draw", low=1, high=100_000)
+    draws: int = parameter("sets of keys", low=1, high=1_000)
+
+    def run(self, run: Run) -> Result:
+        """Measure each solver over the grid; sweep theta in the first cell at natural variance."""
+        rows = []
+        levels: tuple[float | str, ...] = (_NATURAL, *self.variances)
+        for variance in levels:
+            for dim in self.dims:
+                for number in self.num_keys:
+                    rng = run.rng(f"{dim}/{number}/{variance}")
+                    for _ in range(self.draws):
+                        k = gaussian_keys(rng, number, dim)
+                        q = with_variance(gaussian_keys(rng, self.num_queries, dim), k, "relu", variance)
+                        cell = {"variance": variance, "d": dim, "num_keys": number}
+                        rows += [{**cell, "solver": solver, **resemblance(q, k, solver)} for solver in SOLVERS]
+        table = pd.DataFrame(rows).groupby(["variance", "d", "num_keys", "solver"], sort=False).mean()
+        metrics = {
+            f"d{dim}/n{number}/var_{variance}/{solver}/{quantity}": float(value)
+            for (variance, dim, number, solver), row in table.iterrows()
+            for quantity, value in row.items()
+            if np.isfinite(value)
+        }
+        sweep = self._sweep(run)
+        best = sweep["tv"].idxmin()
+        metrics["sweep/best_over_equal"] = float(sweep.at[best, "total_over_equal"])
+        metrics["sweep/tv_at_equal_over_least"] = float(np.interp(1.0, *_columns(sweep)) / sweep["tv"].min())
+        metrics["queries/n"] = float(self.num_queries * self.draws)
+        return Result(
+            metrics=metrics,
+            tables={"resemblance": table, "sweep": sweep},
+            figures={"theta_sweep": figures.theta_sweep(sweep)},
+        )
+
+    def _sweep(self, run: Run) -> pd.DataFrame:
+        """TV and entropy gap of (theta + s)/sum when theta + mu is a multiple of its entropy-equal value."""
+        rng = run.rng("sweep")
+        dim, number = max(d for d in self.dims if d <= 16), self.num_keys[0]
+        k = gaussian_keys(rng, number, dim)
+        q = gaussian_keys(rng, self.num_queries, dim)
+        found = features(q, k)
+        p = scores(found).softmax(dim=-1)
+        equal = entropy_equality(q, k)
+        attains = equal.theta > 0
+        rows = []
+        for multiple in _SWEEP:
+            theta = ((equal.theta + equal.mean) * multiple - equal.mean).clamp(min=0.0)
+            w = attention_weights(q, k, solver="fixed", theta=theta)
+            gap = (entropy(w) - entropy(p))[attains]
+            rows.append((multiple, float(total_variation(w, p)[attains].mean()), float(gap.mean())))
+        return pd.DataFrame(rows, columns=["total_over_equal", "tv", "entropy_gap"])
+
+
+def resemblance(q: Tensor, k: Tensor, solver: str) -> dict[str, float]:
+    """Means over queries [M, D] with keys [N, D] and ReLU features of what compares weights with softmax.
+
+    Returns:
+        `attainment`, `dead`: shares of queries. Over queries that attain: `entropy_gap` = |H(w) - H|/H, `deficit_gap` =
+        |H(w) - H|/(log N - H), `kl_from_softmax` = KL(softmax || w), infinite elsewhere where a weight is 0. Over all:
+        `kl_to_softmax` = KL(w || softmax), `tv`, `tv_uniform`, `ranking_violation`, `spearman`. Over all but the dead:
+        `tv_plain` (theta = 0) and `tv_over_plain`. NaN where there is no such query.
+    """
+    dense = scores(features(q, k))
+    p, exact = dense.softmax(dim=-1), softmax_entropy(q, k)
+    equal = entropy_equality(q, k, solver=solver)
+    w = attention_weights(q, k, solver=solver)
+    attains, alive = equal.theta > 0, equal.mean > 0
+    gap = (entropy(w) - exact).abs()
+    tv = total_variation(w, p)
+    plain = total_variation(dense[alive] / dense[alive].sum(dim=-1, keepdim=True), p[alive])
+    return {
+        "attainment": float(attains.double().mean()),
+        "dead": float((~alive).double().mean()),
+        "score_variance": float(equal.var.mean()),
+        "deficit": float((np.log(len(k)) - exact).mean()),
+        "entropy_gap": float((gap / exact)[attains].mean()),
+        "deficit_gap": float((gap / (np.log(len(k)) - exact))[attains & alive].mean()),
+        "kl_from_softmax": float(kl_divergence(p, w)[attains].mean()),
+        "kl_to_softmax": float(kl_divergence(w, p).mean()),
+        "tv": float(tv.mean()),
+        "tv_uniform": float(total_variation(torch.full_like(p, 1 / len(k)), p).mean()),
+        "tv_plain": float(plain.mean()),
+        "tv_over_plain": float(tv[alive].mean() / plain.mean()),
+        "ranking_violation": float(ranking_violation(dense, w).max()),
+        "spearman": _spearman(dense[alive][:_RANKED].numpy(), w[alive][:_RANKED].numpy()),
+    }
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean rank correlation of rows that vary, NaN without any; equal scores can give weights a last digit apart."""
+    ranks = [scipy.stats.rankdata(x.round(12), axis=1) for x in (a, b)]
+    first, second = (x - x.mean(axis=1, keepdims=True) for x in ranks)
+    size = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    vary = size > 0
+    return float(((first * second).sum(axis=1)[vary] / size[vary]).mean()) if vary.any() else np.nan
+
+
+def _columns(sweep: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    return sweep["total_over_equal"].to_numpy(), sweep["tv"].to_numpy()

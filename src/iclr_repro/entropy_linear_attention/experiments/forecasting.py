@@ -1,0 +1,355 @@
+"""Forecasting traffic with each attention in the same host (E3, E5), without a network, and in a second host (E6)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from iclr_repro.core.data import real_or_synthetic
+from iclr_repro.core.experiment import DataKind, Result, parameter
+from iclr_repro.core.loop import EarlyStopping
+from iclr_repro.core.rundir import Run
+from iclr_repro.entropy_linear_attention import figures
+from iclr_repro.entropy_linear_attention.conversion import (
+    attention_entropy_report,
+    attention_layers,
+    convert_attention,
+    relative_attention_entropy,
+)
+from iclr_repro.entropy_linear_attention.data import FULL_SETS, LOADERS, load_full, load_pems08_tail
+from iclr_repro.entropy_linear_attention.forecasters import FORECASTERS
+from iclr_repro.entropy_linear_attention.host import NONE, STID, ELinFormer, InvertedForecaster
+from iclr_repro.entropy_linear_attention.mechanisms import MECHANISMS
+from iclr_repro.entropy_linear_attention.metrics import errors, errors_by_horizon, masked_errors
+from iclr_repro.entropy_linear_attention.series import ANCHORS, Series, Windows
+from iclr_repro.entropy_linear_attention.synthetic import synthetic_traffic
+from iclr_repro.entropy_linear_attention.training import (
+    KeepBest,
+    forecast_errors,
+    forecast_learner,
+    forecasts,
+    initialised,
+)
+
+_STID = "stid"
+_SYNTHETIC_DAYS = 25  # as long as pems08_tail
+_SHOWN_HORIZONS = (3, 6, 12)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """What the experiments that train forecasters share: how they train."""
+
+    data: Literal["auto", "real", "synthetic"] = parameter("real data, generated data, or real if they are there")
+    steps: int = parameter("updates of each model", low=1, high=10_000_000)
+    batch_size: int = parameter("windows of an update", low=1, high=4_096)
+    learning_rate: float = parameter("of Adam; the largest of the cycle", low=0.0, high=1.0)
+    weight_decay: float = parameter("of Adam", low=0.0, high=1.0)
+    schedule: Literal["onecycle", "multistep"] = parameter("of the learning rate")
+    milestones: tuple[int, ...] = parameter("where multistep divides by ten", unit="epochs", low=1)
+    clip_norm: float | None = parameter("largest norm of the gradient; null: any", low=0.0)
+    loss: Literal["masked_mae", "huber"] = parameter("masked MAE, or the host's Huber loss with delta 1")
+    anchor: str = parameter("what the network corrects", choices=ANCHORS)
+    eval_every: int = parameter("updates between validations; the best weights are kept", low=1)
+    patience: int | None = parameter("validations without improvement before training ends; null: never", low=1)
+    validation_every: int = parameter("use each how many-th validation window", low=1, high=10_000)
+    test_every: int = parameter("use each how many-th test window", low=1, high=10_000)
+
+    def learner(self, run: Run, model: nn.Module, series: Series, *, steps: int | None = None) -> KeepBest:
+        """What trains and tests a model."""
+        return forecast_learner(
+            model,
+            series,
+            anchor=self.anchor,
+            loss=self.loss,
+            batch_size=self.batch_size,
+            steps=self.steps if steps is None else steps,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            milestones=self.milestones,
+            clip_norm=self.clip_norm,
+            validation_every=self.validation_every,
+            seed=run.seed,
+            device=run.device,
+        )
+
+    def trained(self, run: Run, learner: KeepBest, *, stage: str, steps: int | None = None) -> None:
+        """Train, and give the model its best weights."""
+        stop = (
+            None
+            if self.patience is None
+            else EarlyStopping(metric="mae", patience=self.patience, higher_is_better=False)
+        )
+        run.fit(
+            learner,
+            self.steps if steps is None else steps,
+            name=stage,
+            evaluate=learner.evaluate,
+            eval_every=self.eval_every,
+            log_every=10,
+            stop=stop,
+        )
+        learner.restore_best()
+
+    def tested(self, learner: KeepBest, series: Series) -> np.ndarray:
+        """Errors of a trained model on the test windows, [4, P]."""
+        return forecast_errors(learner.learner, series, series.test[:: self.test_every], self.anchor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecasting(_Trained):
+    """E3 and E5: the host with each attention, equal budgets; forecasts without a network; what a conversion costs."""
+
+    dataset: str = parameter("pems08_tail, or a full public set", choices=["pems08_tail", *FULL_SETS])
+    data_dir: str | None = parameter("folder of the full public sets (see data.load_full)")
+    num_nodes: int | None = parameter("use the first nodes only; null: all", low=3)
+    attentions: tuple[str, ...] = parameter("of the spatial layers", choices=[*MECHANISMS, NONE, _STID])
+    temporal_attention: Literal["same", "softmax"] = parameter("of the temporal layers")
+    input_dim: int = parameter("features of the input embedding", low=1)
+    tod_dim: int = parameter("features of the time-of-day embedding", low=1)
+    dow_dim: int = parameter("features of the weekday embedding", low=1)
+    adaptive_dim: int = parameter("features of the adaptive embedding", low=1)
+    num_heads: int = parameter("heads; a divisor of the sum of the four", low=1)
+    ffn_dim: int = parameter("hidden units of a layer", low=1)
+    temporal_layers: int = parameter("layers over time", low=0)
+    spatial_layers: int = parameter("layers over nodes", low=0)
+    dropout: float = parameter("probability", low=0.0, high=0.9)
+    fine_tune_steps: int = parameter("updates after converting the softmax model; 0: convert nothing", low=0)
+
+    def __post_init__(self) -> None:
+        """Refuse heads that do not divide the model dimension."""
+        dim = self.input_dim + self.tod_dim + self.dow_dim + self.adaptive_dim
+        if dim % self.num_heads:
+            raise ValueError(
+                f"num_heads is {self.num_heads}, expected a divisor of the {dim} features of the embeddings"
+            )
+
+    def run(self, run: Run) -> Result:
+        """Train every model from equal weights in the same order of windows, and test it."""
+        series, kind = self.load(run)
+        models = {name: self.model(run, name, series) for name in self.attentions}
+        sums = _naive(series, self.test_every)
+        sums["anchor"] = _anchor_errors(series, self.anchor, self.test_every)
+        rows: dict[str, dict[str, float]] = {}
+        learners = {}
+        for name, model in models.items():
+            learners[name] = self.learner(run, model, series)
+            self.trained(run, learners[name], stage=name)
+            sums[name] = self.tested(learners[name], series)
+            timing = run.loop.timings[name]
+            rows[name] = {
+                "parameters": float(sum(weights.numel() for weights in model.parameters())),
+                "epoch_s": len(series.train) / self.batch_size * timing.seconds / max(timing.steps, 1),
+            }
+            run.log.info("%s: test MAE %.3f", name, errors(sums[name])["mae"])
+        metrics = {"test/n": float(len(series.test[:: self.test_every]))}
+        for name, of_model in sums.items():
+            metrics |= {f"{name}/{quantity}": value for quantity, value in errors(of_model).items()}
+            for step, at_step in errors_by_horizon(of_model).items():
+                if step in _SHOWN_HORIZONS:
+                    metrics |= {f"{name}/horizon{step}/{quantity}": value for quantity, value in at_step.items()}
+            metrics |= {f"{name}/{quantity}": value for quantity, value in rows.get(name, {}).items()}
+        tables: dict[str, pd.DataFrame] = {}
+        shown: dict[str, Any] = {}
+        x, _, _ = (
+            part[None].to(run.device) for part in Windows(series, series.test, self.anchor)[len(series.test) // 2]
+        )
+        for name, model in models.items():
+            if name not in (NONE, _STID):
+                for layer, value in relative_attention_entropy(
+                    model, x, generator=run.torch_rng(f"entropy/{name}")
+                ).items():
+                    metrics[f"{name}/relative_entropy/{layer}"] = value
+        if "softmax" in models:
+            report = attention_entropy_report(models["softmax"], x, generator=run.torch_rng("report"))
+            plain = attention_entropy_report(
+                models["softmax"], x, generator=run.torch_rng("report/plain"), feature_map="identity"
+            )
+            tables |= {"attention_entropy": report, "attention_entropy_plain": plain}
+            metrics |= _of_host(plain)
+            shown["attention_entropy_report"] = figures.entropy_report(report)
+            if self.fine_tune_steps:
+                metrics |= self.conversions(run, models["softmax"], series)
+        truth, predicted = _examples(learners, series, self.anchor)
+        shown |= {
+            "error_by_horizon": figures.error_by_horizon({name: errors_by_horizon(one) for name, one in sums.items()}),
+            "forecasts": figures.forecasts(truth, predicted),
+        }
+        tables["errors"] = pd.DataFrame({name: errors(one) for name, one in sums.items()}).T
+        return Result(metrics=metrics, tables=tables, figures=shown, data=kind)
+
+    def load(self, run: Run) -> tuple[Series, DataKind]:
+        """The series, or generated traffic in its place, with as many nodes as asked for."""
+        if self.dataset == "pems08_tail":
+            real: Callable[[], Series] = load_pems08_tail
+        elif self.data_dir is None and self.data != "synthetic":
+            raise ValueError(
+                f"dataset {self.dataset} needs data_dir, the folder with {self.dataset}.npz (see the lab note)"
+            )
+        else:
+            real = functools.partial(load_full, self.dataset, Path(self.data_dir or ""))
+        nodes = self.num_nodes or 170
+        series, kind = real_or_synthetic(
+            self.data, real, lambda: synthetic_traffic(nodes, _SYNTHETIC_DAYS, rng=run.rng("data"))
+        )
+        return series if self.num_nodes is None else series.first_nodes(self.num_nodes), kind
+
+    def model(self, run: Run, name: str, series: Series) -> nn.Module:
+        """The host with one attention, or STID, with weights that the run's seed determines."""
+        corrects = self.anchor != "mean"
+        if name == _STID:
+            build: Callable[[], nn.Module] = functools.partial(
+                STID,
+                series.num_nodes,
+                num_steps=series.num_steps,
+                horizon=series.horizon,
+                steps_per_day=series.steps_per_day,
+                zero_output=corrects,
+            )
+        else:
+            build = functools.partial(
+                ELinFormer,
+                series.num_nodes,
+                num_steps=series.num_steps,
+                horizon=series.horizon,
+                steps_per_day=series.steps_per_day,
+                input_dim=self.input_dim,
+                tod_dim=self.tod_dim,
+                dow_dim=self.dow_dim,
+                adaptive_dim=self.adaptive_dim,
+                num_heads=self.num_heads,
+                ffn_dim=self.ffn_dim,
+                temporal_layers=self.temporal_layers,
+                spatial_layers=self.spatial_layers,
+                attention=name,
+                temporal_attention=self.temporal_attention,
+                dropout=self.dropout,
+                zero_output=corrects,
+                generator=run.torch_rng(f"features/{name}"),
+            )
+        return initialised(build, seed=run.seed)
+
+    def conversions(self, run: Run, softmax: nn.Module, series: Series) -> dict[str, float]:
+        """Test MAE of the trained softmax model with its spatial layers turned into EALA, and after fine-tuning."""
+        layers = [name for name in attention_layers(softmax) if name.startswith("spatial")]
+        found = {}
+        for feature_map in ("relu", "identity"):
+            model = convert_attention(softmax, layers=layers, feature_map=feature_map)
+            learner = self.learner(run, model, series, steps=self.fine_tune_steps)
+            found[f"converted_{feature_map}/mae"] = errors(self.tested(learner, series))["mae"]
+            self.trained(run, learner, stage=f"fine_tune_{feature_map}", steps=self.fine_tune_steps)
+            found[f"converted_{feature_map}/fine_tuned_mae"] = errors(self.tested(learner, series))["mae"]
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaiveForecasts:
+    """Persistence, HA and HA + ridge on the official PEMS08 test windows, with all rows before them as history."""
+
+    uses_seeds = False
+
+    data: Literal["auto", "real", "synthetic"] = parameter("real data, generated data, or real if they are there")
+
+    def run(self, run: Run) -> Result:
+        """Score them on every test window."""
+        series, kind = real_or_synthetic(
+            self.data, load_pems08_tail, lambda: synthetic_traffic(170, _SYNTHETIC_DAYS, rng=run.rng("data"))
+        )
+        sums = _naive(series, 1, history_rows=int(series.test[0]) + series.num_steps - 1)
+        metrics = {f"{name}/{quantity}": value for name, one in sums.items() for quantity, value in errors(one).items()}
+        table = pd.DataFrame({name: errors(one) for name, one in sums.items()}).T
+        return Result(metrics={**metrics, "test/n": float(len(series.test))}, tables={"errors": table}, data=kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlugIn(_Trained):
+    """E6: a second host, written with torch's own encoder, before and after `convert_attention`, trained alike."""
+
+    datasets: tuple[str, ...] = parameter("catalogued sets", choices=list(LOADERS))
+    dim: int = parameter("features of a token", low=1)
+    num_heads: int = parameter("heads; a divisor of dim", low=1)
+    ffn_dim: int = parameter("hidden units of a layer", low=1)
+    num_layers: int = parameter("layers", low=1)
+
+    def run(self, run: Run) -> Result:
+        """Train the host as it is and converted, from equal weights, on each set."""
+        metrics: dict[str, float] = {}
+        kinds = set()
+        for dataset in self.datasets:
+            series, kind = real_or_synthetic(
+                self.data, LOADERS[dataset], lambda: synthetic_traffic(64, _SYNTHETIC_DAYS, rng=run.rng("data"))
+            )
+            kinds.add(kind)
+            build = functools.partial(
+                InvertedForecaster,
+                num_steps=series.num_steps,
+                horizon=series.horizon,
+                dim=self.dim,
+                num_heads=self.num_heads,
+                ffn_dim=self.ffn_dim,
+                num_layers=self.num_layers,
+            )
+            plain = initialised(build, seed=run.seed)
+            sums = _naive(series, self.test_every)
+            for name, model in {"eala_collision": convert_attention(plain), "softmax": plain}.items():
+                learner = self.learner(run, model, series)
+                self.trained(run, learner, stage=f"{dataset}_{name}")
+                sums[name] = self.tested(learner, series)
+            for name, one in sums.items():
+                metrics |= {f"{dataset}/{name}/{quantity}": errors(one)[quantity] for quantity in ("mae", "rmse")}
+            metrics[f"{dataset}/test/n"] = float(len(series.test[:: self.test_every]))
+        return Result(metrics=metrics, data="synthetic" if "synthetic" in kinds else "real")
+
+
+def _naive(series: Series, test_every: int, *, history_rows: int | None = None) -> dict[str, np.ndarray]:
+    """Error sums [4, P] of the forecasts without a network; they learn from the rows of the training windows."""
+    starts = series.test[::test_every]
+    rows = series.history_rows if history_rows is None else history_rows
+    truth, missing = series.targets(starts), series.zeros_are_missing
+    return {
+        name: masked_errors(forecast(series, starts, history_rows=rows), truth, zeros_are_missing=missing)
+        for name, forecast in FORECASTERS.items()
+    }
+
+
+def _anchor_errors(series: Series, anchor: str, test_every: int) -> np.ndarray:
+    """Error sums of the anchor itself: what an untrained network that starts at zero predicts."""
+    windows = Windows(series, series.test[::test_every], anchor)
+    samples = [windows[index] for index in range(len(windows))]
+    predicted, truth = (torch.stack([sample[part] for sample in samples]).numpy() for part in (1, 2))
+    return masked_errors(predicted, truth, zeros_are_missing=series.zeros_are_missing)
+
+
+def _of_host(report: pd.DataFrame) -> dict[str, float]:
+    """E1 (c): the estimate on the scores of the trained softmax host, means over the heads of its spatial layers."""
+    spatial = report[report.index.get_level_values("layer").str.startswith("spatial")]
+    quantities = ("variance", "entropy", "deficit", "relative_error", "attainment", "tv_to_softmax")
+    return {f"host_keys/{quantity}": float(spatial[quantity].mean()) for quantity in quantities}
+
+
+def _examples(
+    learners: Mapping[str, KeepBest], series: Series, anchor: str
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Truth and forecasts at the last horizon for half a day of consecutive test windows, [windows, N]."""
+    starts = series.test[: series.steps_per_day // 2]
+    windows = Windows(series, starts, anchor)
+    found: dict[str, np.ndarray] = {}
+    for name in ("softmax", "eala_collision"):
+        if name in learners:
+            learner = learners[name].learner
+            rows = []
+            with torch.no_grad():
+                for batch in torch.utils.data.DataLoader(windows, batch_size=16, generator=torch.Generator()):
+                    x, at, _ = (part.to(learner.accelerator.device) for part in batch)
+                    rows.append(forecasts(learner.model.eval(), x, at, series.std)[:, -1].cpu())
+            found[name] = torch.cat(rows).numpy()
+    return series.targets(starts)[:, -1], found

@@ -1,0 +1,81 @@
+"""E7: a synthetic task that no forecaster solves without mixing the nodes."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import pandas as pd
+from torch.utils.data import TensorDataset
+
+from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.rundir import Run
+from iclr_repro.entropy_linear_attention import figures
+from iclr_repro.entropy_linear_attention.mechanisms import MECHANISMS
+from iclr_repro.entropy_linear_attention.mixing import ClusterTask, MixingModel
+from iclr_repro.entropy_linear_attention.training import initialised, mean_squared_error, squared_error_learner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """Test error of each attention after a long and a short training on hidden clusters; every sample is used once."""
+
+    num_nodes: int = parameter("nodes", low=2, high=100_000)
+    num_clusters: int = parameter("hidden clusters; a divisor of the nodes", low=1, high=10_000)
+    long_steps: int = parameter("updates of the long training", low=1, high=1_000_000)
+    long: tuple[str, ...] = parameter("attentions trained long", choices=list(MECHANISMS))
+    short_steps: int = parameter("updates of the short training", low=1, high=1_000_000)
+    short: tuple[str, ...] = parameter("attentions trained short", choices=list(MECHANISMS))
+    dim: int = parameter("model dimension", low=2, high=4_096)
+    num_heads: int = parameter("heads; a divisor of the dimension", low=1, high=64)
+    ffn_dim: int = parameter("hidden units of a block", low=1, high=16_384)
+    num_layers: int = parameter("blocks", low=1, high=64)
+    batch_size: int = parameter("samples of an update", low=1, high=65_536)
+    learning_rate: float = parameter("largest learning rate of the cycle", low=0.0, high=1.0)
+    clip_norm: float = parameter("largest norm of the gradient", low=0.0)
+    test_samples: int = parameter("fresh samples for the test", low=1, high=1_000_000)
+
+    def run(self, run: Run) -> Result:
+        """Train all attentions from equal weights on equal samples, and test them on equal samples."""
+        task = ClusterTask.balanced(self.num_nodes, self.num_clusters, rng=run.rng("clusters"))
+        test = TensorDataset(*task.sample(self.test_samples, generator=run.torch_rng("test")))
+        metrics = {
+            "cluster_mean/mse": task.cluster_mean_error,
+            "best/mse": task.best_error,
+            "lonely/mse": task.lonely_error,
+            "test/n": float(self.test_samples),
+        }
+        curves = {}
+        trainings = {"long": (self.long_steps, self.long), "short": (self.short_steps, self.short)}
+        for training, (steps, names) in trainings.items():
+            drawn = task.sample(steps * self.batch_size, generator=run.torch_rng(f"train/{training}"))
+            samples = TensorDataset(*drawn)
+            for name in names:
+                build = functools.partial(
+                    MixingModel,
+                    self.num_nodes,
+                    name,
+                    dim=self.dim,
+                    num_heads=self.num_heads,
+                    ffn_dim=self.ffn_dim,
+                    num_layers=self.num_layers,
+                    generator=run.torch_rng(f"features/{training}/{name}"),
+                )
+                learner = squared_error_learner(
+                    initialised(build, seed=run.seed),
+                    samples,
+                    batch_size=self.batch_size,
+                    steps=steps,
+                    learning_rate=self.learning_rate,
+                    clip_norm=self.clip_norm,
+                    seed=run.seed,
+                    device=run.device,
+                )
+                history = run.fit(learner, steps, name=f"{training}_{name}", log_every=10)
+                metrics[f"{training}/{name}/mse"] = mean_squared_error(learner, test)
+                curves[steps, name] = pd.Series(history.values("loss"), index=history.steps("loss"))
+        return Result(
+            metrics=metrics,
+            figures={"learning": figures.mixing_curves(curves, best=task.best_error, lonely=task.lonely_error)},
+            data="none",
+        )

@@ -1,0 +1,221 @@
+"""A claim check that anything passes is worthless: what is no entropy-equal attention must fail every headline claim.
+
+Each impostor takes the place of EALA in the experiment of a claim, at a reduced size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attention_cases import small_forecasting, small_mixing
+from iclr_repro.core.claims import Check, Results, claims_of, judge
+from iclr_repro.entropy_linear_attention import attention_weights, claims, mechanisms
+from iclr_repro.entropy_linear_attention.experiments import (
+    Efficiency,
+    EntropyApproximation,
+    Forecasting,
+    Resemblance,
+    entropy,
+)
+from iclr_repro.entropy_linear_attention.mechanisms import EntropyEquality, KernelAttention, Softmax, Uniform
+from support import bare_run
+
+EXPERIMENTS = (
+    "theory",
+    "entropy",
+    "resemblance",
+    "efficiency",
+    "forecasting",
+    "ablation",
+    "mixing",
+    "plug_in",
+    "naive",
+)
+HEADLINES = {"C1", "C5", "C8", "C9", "C10", "C13"}
+
+
+def judged(experiment: str, metrics: Mapping[str, float | np.ndarray]) -> dict[str, Check]:
+    """The checks of all claims on the metrics of one experiment, as if on real data."""
+    results = Results.from_metrics({name: metrics if name == experiment else {} for name in EXPERIMENTS})
+    return {one.claim.id: one.check for one in judge(claims_of(claims), results, "cpu")}
+
+
+def test_the_headline_claims_are_those_that_impostors_are_tried_on() -> None:
+    assert {one.id for one in claims_of(claims) if one.headline} == HEADLINES
+
+
+def grid(**changes: Any) -> dict[str, Any]:
+    return {"dims": (8, 16), "num_keys": (170,), "variances": (1.0,), "num_queries": 32, "draws": 2, **changes}
+
+
+def constant_estimate(q: Tensor, k: Tensor, *, estimate: str, feature_map: str) -> Tensor:
+    """Every query has the largest entropy."""
+    return torch.full((len(q),), math.log(len(k)), dtype=q.dtype)
+
+
+def random_estimate(q: Tensor, k: Tensor, *, estimate: str, feature_map: str) -> Tensor:
+    """Any entropy from half the largest to the largest."""
+    return math.log(len(k)) * (0.5 + 0.5 * torch.rand(len(q), generator=torch.Generator().manual_seed(0)).double())
+
+
+@pytest.mark.parametrize("impostor", [constant_estimate, random_estimate])
+def test_no_other_estimate_is_taken_for_accurate(
+    impostor: Callable[..., Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entropy, "entropy_estimate", impostor)
+    assert (
+        judged("entropy", EntropyApproximation(**grid()).run(bare_run(tmp_path)).metrics)["C1"].verdict
+        == "not reproduced"
+    )
+
+
+def test_the_estimate_itself_is_accurate(tmp_path: Path) -> None:
+    assert (
+        judged("entropy", EntropyApproximation(**grid()).run(bare_run(tmp_path)).metrics)["C1"].verdict == "reproduced"
+    )
+
+
+def uniform_weights(q: Tensor, k: Tensor, **options: Any) -> Tensor:
+    """Every key counts alike."""
+    return torch.full((len(q), len(k)), 1 / len(k), dtype=q.dtype)
+
+
+def shuffled_weights(q: Tensor, k: Tensor, **options: Any) -> Tensor:
+    """The right weights, dealt out to other keys: right entropy, wrong ranking."""
+    return attention_weights(q, k, **options)[:, torch.randperm(len(k), generator=torch.Generator().manual_seed(0))]
+
+
+def random_weights(q: Tensor, k: Tensor, **options: Any) -> Tensor:
+    """Any distribution."""
+    return torch.rand(len(q), len(k), generator=torch.Generator().manual_seed(0)).double().softmax(dim=-1)
+
+
+def plain_weights(q: Tensor, k: Tensor, **options: Any) -> Tensor:
+    """Plain linear attention: right ranking, wrong entropy."""
+    return attention_weights(q, k, solver="fixed", theta=torch.zeros(()))
+
+
+@pytest.mark.parametrize("impostor", [uniform_weights, shuffled_weights, random_weights, plain_weights])
+def test_no_other_weights_are_taken_for_close_to_softmax(
+    impostor: Callable[..., Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entropy, "attention_weights", impostor)
+    checks = judged("resemblance", Resemblance(**grid()).run(bare_run(tmp_path)).metrics)
+    assert checks["C5"].verdict == "not reproduced"
+    assert checks["C4"].verdict == ("reproduced" if impostor is shuffled_weights else "not reproduced")
+
+
+def test_the_weights_themselves_are_close_to_softmax(tmp_path: Path) -> None:
+    checks = judged("resemblance", Resemblance(**grid()).run(bare_run(tmp_path)).metrics)
+    assert (checks["C4"].verdict, checks["C5"].verdict) == ("reproduced", "reproduced")
+
+
+class Nothing(nn.Module):
+    """Frozen: always zero."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        return torch.zeros_like(q)
+
+
+class Shuffled(nn.Module):
+    """The right output, given to other queries."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        return EntropyEquality(q.shape[1])(q, k, v)[..., torch.randperm(q.shape[-2]), :]
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, impostor: Callable[[], nn.Module]) -> None:
+    monkeypatch.setitem(mechanisms.MECHANISMS, "eala_collision", lambda heads, dim, generator: impostor())
+
+
+@pytest.mark.parametrize("impostor", [Softmax, Uniform, Nothing, Shuffled, lambda: KernelAttention("relu")])
+def test_no_other_attention_is_taken_for_linear_in_time_and_memory(
+    impostor: Callable[[], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced(monkeypatch, impostor)
+    checks = judged("efficiency", efficiency().run(bare_run(tmp_path)).metrics)
+    assert (checks["C8"].verdict, checks["C9"].verdict) == ("not reproduced", "not reproduced")
+
+
+def test_eala_itself_is_linear_in_memory(tmp_path: Path) -> None:
+    assert judged("efficiency", efficiency().run(bare_run(tmp_path)).metrics)["C9"].verdict == "reproduced"
+
+
+def efficiency() -> Efficiency:
+    sizes: dict[str, Any] = {
+        "num_nodes": (1024, 4096),
+        "materialised_limit": 4096,
+        "backward_limit": 2,
+        "model_nodes": 16,
+    }
+    return Efficiency(attentions=("softmax", "eala_collision"), head_dim=4, num_heads=1, repeats=1, **sizes)
+
+
+@pytest.mark.parametrize("impostor", [Uniform, Nothing, Shuffled])
+def test_no_other_attention_is_taken_for_one_that_mixes(
+    impostor: Callable[[], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced(monkeypatch, impostor)
+    assert judged("mixing", small_mixing().run(bare_run(tmp_path)).metrics)["C13"].verdict == "not reproduced"
+
+
+def test_untrained_attention_is_not_taken_for_one_that_mixes(tmp_path: Path) -> None:
+    assert (
+        judged("mixing", small_mixing(learning_rate=0.0).run(bare_run(tmp_path)).metrics)["C13"].verdict
+        == "not reproduced"
+    )
+
+
+class Untrained(nn.Module):
+    """A network that stays at its anchor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.0 * self.unused + torch.zeros(len(x), 12, x.shape[2])
+
+
+class ShuffledNodes(Untrained):
+    """Each node is forecast the last value of another; the anchor is each node's own last value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = x[:, -1, :, 0]
+        return super().forward(x) + (last.roll(1, dims=-1) - last)[:, None]
+
+
+class RandomForecast(Untrained):
+    """Noise around the anchor, of the size of the series."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.randn(len(x), 12, x.shape[2], generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("impostor", [Untrained, ShuffledNodes, RandomForecast])
+def test_no_other_network_is_taken_for_a_forecaster(
+    impostor: Callable[[], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = Forecasting.model
+
+    def model(self: Forecasting, run: Any, name: str, series: Any) -> nn.Module:
+        return impostor() if name == "eala_collision" else genuine(self, run, name, series)
+
+    monkeypatch.setattr(Forecasting, "model", model)
+    metrics = small_forecasting().run(bare_run(tmp_path)).metrics
+    assert metrics["softmax/mae"] != metrics["eala_collision/mae"]
+    assert judged("forecasting", metrics)["C10"].verdict == "not reproduced"
+
+
+def test_a_forecaster_as_good_as_softmax_passes() -> None:
+    metrics = {"softmax/mae": 18.5, "eala_collision/mae": 18.4, "anchor/mae": 18.7}
+    assert judged("forecasting", metrics)["C10"].verdict == "reproduced"
+    assert judged("forecasting", {**metrics, "eala_collision/mae": 19.5})["C10"].verdict == "not reproduced"
