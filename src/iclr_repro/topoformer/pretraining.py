@@ -143,6 +143,14 @@ class Recipe:
         progress = min(micro_steps / self.ramp_steps, 1.0) if self.ramp_steps else 1.0
         return round(1 + (most - 1) * progress)
 
+    def num_updates(self) -> int:
+        """Return the updates that `steps` micro-batches make."""
+        updates = micro_steps = 0
+        while micro_steps < self.steps:
+            micro_steps += self.accumulation(micro_steps)
+            updates += 1
+        return updates
+
 
 def budget_triangle(progress: float) -> float:
     """Return lr / lr0 = min(0.25 + p, 4 - 4 p), for the spent share p of the budget; 0 beyond it.
@@ -187,9 +195,9 @@ class Pretraining:
     @property
     def progress(self) -> float:
         """The spent share of the budget, in [0, 1]."""
-        by_steps = self.micro_steps / self.recipe.steps
-        by_time = self._spent_s / self.recipe.budget_s if self.recipe.budget_s is not None else by_steps
-        return min(max(by_steps if self.recipe.budget_s is None else by_time, 0.0), 1.0)
+        if self.recipe.budget_s is None:
+            return min(self.micro_steps / self.recipe.steps, 1.0)
+        return min(self._spent_s / self.recipe.budget_s, 1.0)
 
     def step(self) -> dict[str, float]:
         """Make one update; return its mean loss in nats, learning rate, batch and gradient norm."""
