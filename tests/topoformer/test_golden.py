@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from iclr_repro.topoformer.baselines import materialised_attention, topographic_
 from support import golden_dir, read_json
 
 GOLDEN = golden_dir("topoformer")
-CLOSE = {"rtol": 1e-9, "atol": 1e-10}
+CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-10}
 
 
 def files(pattern: str) -> list[Path]:
@@ -86,9 +87,9 @@ def test_attention_head(path: Path) -> None:
     torch.testing.assert_close(sheets["fc_out"], case["out"], **CLOSE)
     assert isinstance(attention.querying, SpatialQuerying)
     torch.testing.assert_close(attention.querying.pooling_matrix(), case["mask_normalised"], **CLOSE)
-    rectified = [sheets[name].relu() if rectify else sheets[name] for name in ("query", "key", "value")]
-    torch.testing.assert_close(attention.querying(rectified[0]), case["pooled_query"], **CLOSE)
-    out, weights = materialised_attention(*rectified, case["mask_normalised"])
+    query, key, value = (sheets[name].relu() if rectify else sheets[name] for name in ("query", "key", "value"))
+    torch.testing.assert_close(attention.querying(query), case["pooled_query"], **CLOSE)
+    out, weights = materialised_attention(query, key, value, case["mask_normalised"])
     torch.testing.assert_close(weights, case["attn"], **CLOSE)
     torch.testing.assert_close(out.relu() if rectify else out, case["out"], **CLOSE)
 

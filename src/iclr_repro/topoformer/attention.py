@@ -147,7 +147,7 @@ class TopographicSelfAttention(nn.Module):
     With `sq=-1` and `sr=-1` it is ordinary attention with a dense output layer, the control. Scores are never
     materialised: queries are pooled first, and the rest is `scaled_dot_product_attention`.
 
-    More than one head (ours): `head_layout="sheets"` gives each head a square sheet of its own, and a local weight joins
+    More than one head (ours): `head_layout="sheets"` gives each head a square sheet of its own, and local weights join
     the same places of all sheets; `"territories"` gives each head a rectangle of one sheet, and pooling goes across
     their borders.
 
@@ -161,7 +161,8 @@ class TopographicSelfAttention(nn.Module):
         bias: of the query, key and value layers, and of a dense output layer; local layers always have one.
         rectify: apply ReLU to queries, keys, values and to the attention's output.
         learned_querying: scale the columns of M by trained gains.
-        local_querying: share of the sheet of local non-negative query, key and value layers instead of pooling; -1: off.
+        local_querying: share of the sheet that local non-negative query, key and value layers reach, in place of
+            pooling; -1: off.
         signed_reweighting: do not reflect the weights of the output layer (ablation).
         attention_dropout: probability in [0, 1).
         causal: tokens attend to themselves and to those before.
@@ -171,6 +172,8 @@ class TopographicSelfAttention(nn.Module):
 
     Source: sheet 2.3 to 2.5.
     """
+
+    order: Tensor
 
     def __init__(
         self,
@@ -293,9 +296,5 @@ def alive_parameters(model: nn.Module) -> tuple[int, int]:
     425,712 of a layer's 614,656 weights.
     """
     total = sum(parameter.numel() for parameter in model.parameters())
-    dead = sum(
-        int((~module.mask).sum()) for module in model.modules() if isinstance(module, SpatialReweighting)
-    )
+    dead = sum(int((~module.mask).sum()) for module in model.modules() if isinstance(module, SpatialReweighting))
     return total, total - dead
-
-

@@ -53,8 +53,8 @@ class Localiser:
         selective: name -> [D] p_FDR < 0.05, over all units of all layers, and t > 0.
     """
 
-    t: dict[str, Float64[np.ndarray, "D"]]
-    selective: dict[str, Bool[np.ndarray, "D"]]
+    t: dict[str, Float64[np.ndarray, " D"]]
+    selective: dict[str, Bool[np.ndarray, " D"]]
 
 
 def localise(
@@ -89,8 +89,8 @@ def localise(
 
 
 def selective_clusters(
-    t: Float[np.ndarray, "D"], selective: Bool[np.ndarray, "D"], *, smallest: int = _SMALLEST_CLUSTER
-) -> Int64[np.ndarray, "D"]:
+    t: Float[np.ndarray, " D"], selective: Bool[np.ndarray, " D"], *, smallest: int = _SMALLEST_CLUSTER
+) -> Int64[np.ndarray, " D"]:
     """Return the cluster of each unit, 1 for that with the largest t, 2, ...; 0: none.
 
     Growing from the best unit by its best selective neighbours ends with all that are joined to it, so that clusters
@@ -110,7 +110,7 @@ def selective_clusters(
 
 
 def response_profile(
-    activations: Mapping[str, Float[np.ndarray, "N D"]], selective: Bool[np.ndarray, "D"]
+    activations: Mapping[str, Float[np.ndarray, "N D"]], selective: Bool[np.ndarray, " D"]
 ) -> dict[str, float]:
     """Return the mean |activation| of the selective units for each condition (S, W, J, N).
 
@@ -122,7 +122,9 @@ def response_profile(
     return {condition: float(np.abs(values[:, selective]).mean()) for condition, values in activations.items()}
 
 
-def smooth_fields(num_fields: int, num_units: int, *, sigma: float, rng: np.random.Generator) -> Float64[np.ndarray, "K D"]:
+def smooth_fields(
+    num_fields: int, num_units: int, *, sigma: float, rng: np.random.Generator
+) -> Float64[np.ndarray, "K D"]:
     """Draw smooth random maps: white noise times exp(-2 (pi sigma |f|)^2) in Fourier space, scaled to deviation 1.
 
     Args:

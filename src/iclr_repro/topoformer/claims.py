@@ -75,7 +75,13 @@ def accuracy_is_on_par(r: Results) -> Check:
     return all_of(at_least(sqr - control, -_PARITY), at_least(sqr, 0.68), at_least(control, 0.68))
 
 
-@claim(id="T6", headline=True, source="abstract, reviews", paper="interpretable clusters; values not available", data="real")
+@claim(
+    id="T6",
+    headline=True,
+    source="abstract, reviews",
+    paper="interpretable clusters; values not available",
+    data="real",
+)
 def maps_are_clustered(r: Results) -> Check:
     """Sentiment selectivity and components of SQR's queries are clustered: Moran's I >= 0.2; the control's <= 0.12."""
     return all_of(
@@ -94,9 +100,15 @@ def maps_of_the_suites_are_clustered(r: Results) -> Check:
     )
 
 
-@claim(id="T7", headline=True, source="abstract", paper="on par; GLUE means .7417 and .7432, rows not labelled", data="real")
+@claim(
+    id="T7",
+    headline=True,
+    source="abstract",
+    paper="on par; GLUE means .7417 and .7432, rows not labelled",
+    data="real",
+)
 def masked_language_models_are_on_par_and_topographic(r: Results) -> Check:
-    """MLM loss is at most 1.03 times the control's; mean t_g(query, key) over layers >= 0.06, 0.06 above the control."""
+    """MLM loss is at most 1.03 times the control's; t_g(query, key), mean over layers, >= 0.06 and 0.06 above it."""
     loss = r.masked_lm["sqr/validation_loss"] / r.masked_lm["control/validation_loss"]
     checks = [at_most(loss, 1.0 + _PARITY)]
     for sheet in _QUERYING:
@@ -122,7 +134,7 @@ def identities_hold(r: Results) -> Check:
 
 @claim(id="T9", source="figure", paper="smooth shared components; values not available")
 def alignment_recovers_shared_components(r: Results) -> Check:
-    """PLS-SVD finds generated shared components: r_1 above its null, maps smooth with topography; none shared, none found."""
+    """PLS-SVD finds shared components: r_1 above its null, smooth maps with topography; no false ones."""
     checks = []
     for amplitude in ("0.3", "1"):
         prefix = f"synthetic/a{amplitude}"
@@ -134,9 +146,7 @@ def alignment_recovers_shared_components(r: Results) -> Check:
 @claim(id="T9r", source="abstract", paper="alignment; values not available", data="real")
 def models_align_with_language_regions(r: Results) -> Check:
     """Queries of SQR and of the control align with the five real language regions better than permuted sentences."""
-    return all_of(
-        *(more_than(r.brain_alignment[f"real/{name}/r1_above_null"], 0.0) for name in ("sqr", "control"))
-    )
+    return all_of(*(more_than(r.brain_alignment[f"real/{name}/r1_above_null"], 0.0) for name in ("sqr", "control")))
 
 
 @claim(id="T10", source="authors' notebook", paper="means of nine .7417 and .7432", scales=("paper",), data="real")
@@ -158,7 +168,7 @@ def topography_is_more_than_a_layout(r: Results) -> Check:
 
 @claim(id="E1", source="ours", paper="not available")
 def topography_is_cheap(r: Results) -> Check:
-    """A training step of SQR takes at most 1.25 times the control's at d = 400, 1.15 times in the BERT block at d = 784."""
+    """A training step of SQR takes at most 1.25 times the control's (d = 400), of a BERT block 1.15 times (d = 784)."""
     return all_of(
         at_most(r.efficiency["classifier/sqr_over_control"], 1.25),
         at_most(r.efficiency["block/sqr_over_control"], 1.15),
@@ -175,7 +185,7 @@ def statistic_is_fast(r: Results) -> Check:
 
 @claim(id="E3", source="ours", paper="not available")
 def fused_attention_is_faster_and_smaller(r: Results) -> Check:
-    """At T = 512 pooled attention through SDPA takes less time, and keeps less for the backward, than score matrices."""
+    """At T = 512 pooled attention through SDPA takes less time and keeps less for the backward than score matrices."""
     return all_of(
         at_most(r.efficiency["attention/fused_over_materialised"], 1.0),
         exact(r.efficiency["attention/fused_keeps_less"], 1.0),

@@ -33,9 +33,7 @@ class LabelledTexts:
     def from_rows(cls, texts: list[str], labels: np.ndarray, *, order: np.ndarray, test_size: int) -> LabelledTexts:
         """Take the first `test_size` of an order of the rows as test set, the others for training."""
         test, train = order[:test_size], order[test_size:]
-        return cls(
-            tuple(texts[row] for row in train), labels[train], tuple(texts[row] for row in test), labels[test]
-        )
+        return cls(tuple(texts[row] for row in train), labels[train], tuple(texts[row] for row in test), labels[test])
 
 
 def load_rotten_tomatoes(*, find: Find = locate) -> LabelledTexts:

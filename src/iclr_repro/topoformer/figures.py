@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,8 @@ def map_grid(maps: Mapping[str, Mapping[str, np.ndarray]], *, title: str) -> Fig
         title: what the values are.
     """
     columns = list(next(iter(maps.values())))
-    made, axes = figure(width=0.9 + 1.3 * len(columns), height=0.5 + 1.5 * len(maps), nrows=len(maps), ncols=len(columns))
+    size = {"width": 0.9 + 1.3 * len(columns), "height": 0.5 + 1.5 * len(maps)}
+    made, axes = figure(**size, nrows=len(maps), ncols=len(columns))
     for row, (name, of_row) in zip(axes, maps.items(), strict=True):
         for ax, column in zip(row, columns, strict=True):
             values = of_row[column]
@@ -45,7 +47,7 @@ def map_grid(maps: Mapping[str, Mapping[str, np.ndarray]], *, title: str) -> Fig
             ax.set_title(f"I = {morans_i(values):.2f}", fontsize=7, pad=2)
             if ax in axes[0]:
                 ax.set_title(f"{column}\nI = {morans_i(values):.2f}", fontsize=7, pad=2)
-        row[0].set_ylabel(name, fontsize=8)
+        row[0].set_ylabel(name.replace("_", " "), fontsize=8)
     made.suptitle(title, x=0.01, ha="left", fontsize=9)
     return made
 
@@ -62,7 +64,7 @@ def statistic_bars(table: pd.DataFrame) -> Figure:
     trained = [name for name in table.index if not name.startswith(_UNTRAINED)]
     for number, (name, row) in enumerate(table.iterrows()):
         base = name.removeprefix(_UNTRAINED)
-        style = {"color": COLORS[trained.index(base) % len(COLORS)] if base in trained else "0.5"}
+        style: dict[str, Any] = {"color": COLORS[trained.index(base) % len(COLORS)] if base in trained else "0.5"}
         if name not in trained:
             style |= {"alpha": 0.45, "hatch": "////", "edgecolor": "white"}
         places = np.arange(len(SHEETS)) + (number - (len(table) - 1) / 2) * width
@@ -85,7 +87,7 @@ def sweep(table: pd.DataFrame) -> Figure:
     labels = [f"{sq:g}\n{sr:g}".replace("-1", "off") for sq, sr in table.index]
     x = np.arange(len(table))
     for number, sheet in enumerate(SHEETS):
-        left.plot(x, table[sheet], marker="o", markersize=4, color=COLORS[number], label=sheet)
+        left.plot(x, table[sheet], "o", markersize=6, color=COLORS[number], label=sheet)
     left.axhline(0.0, color="0.3", linewidth=0.8)
     left.set_ylabel("t_g")
     left.legend(fontsize=8, frameon=False)
@@ -107,21 +109,24 @@ def suite_matrix(table: pd.DataFrame) -> Figure:
     models = list(dict.fromkeys(table.index.get_level_values("model")))
     suites = list(dict.fromkeys(table.index.get_level_values("suite")))
     sheets = list(dict.fromkeys(table.index.get_level_values("sheet")))
-    quantities = (("moran", "Moran's I", _DIVERGING, -1.0, 1.0), ("accuracy", "accuracy", "viridis", 0.4, 1.0))
+    quantities = (("moran", "Moran's I", _DIVERGING, -1.0, 1.0), ("accuracy", "accuracy", "viridis", 0.0, 1.0))
     made, axes = figure(
         width=1.6 + len(models) * (0.4 + 0.55 * len(sheets)), height=1.0 + 0.5 * len(suites), nrows=2, ncols=len(models)
     )
     for row, (quantity, label, colors, low, high) in zip(axes, quantities, strict=True):
         for ax, model in zip(row, models, strict=True):
-            values = table.loc[model, quantity].unstack("sheet").loc[suites, sheets]
+            values = table.xs(model, level="model")[quantity].unstack("sheet").loc[suites, sheets]
             image = ax.imshow(values, cmap=colors, vmin=low, vmax=high, aspect="auto")
             for place, value in np.ndenumerate(values.to_numpy()):
-                dark = abs(value) > 0.6 if quantity == "moran" else value < 0.75
+                dark = abs(value) > 0.6 if quantity == "moran" else value < 0.6
                 if len(sheets) <= len(SHEETS):
-                    ax.text(*place[::-1], f"{value:.2f}", ha="center", va="center", fontsize=6, color="w" if dark else "k")
+                    color = "white" if dark else "black"
+                    ax.text(*place[::-1], f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
             ax.grid(visible=False)
             ax.set_xticks(range(len(sheets)), sheets, fontsize=7)
-            ax.set_yticks(range(len(suites)), suites if ax is row[0] else [], fontsize=7)
+            ax.set_yticks(
+                range(len(suites)), [suite.replace("_", " ") for suite in suites] if ax is row[0] else [], fontsize=7
+            )
             ax.set_title(f"{model.replace('_', ' ')}: {label}", fontsize=8, loc="left")
         made.colorbar(image, ax=list(row), shrink=0.8)
     return made

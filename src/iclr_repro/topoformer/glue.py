@@ -51,9 +51,7 @@ GLUE_TASKS = {
 """The eight tasks that the authors keep (no WNLI); MNLI counts twice in the mean of nine."""
 
 
-def glue_metric(
-    name: str, predictions: Float[np.ndarray, "N"] | Int64[np.ndarray, "N"], labels: np.ndarray
-) -> float:
+def glue_metric(name: str, predictions: Float[np.ndarray, " N"] | Int64[np.ndarray, " N"], labels: np.ndarray) -> float:
     """Return the number that GLUE reports: accuracy, F1 of class 1, Matthews' correlation or Spearman's.
 
     Constant predictions have correlation 0.

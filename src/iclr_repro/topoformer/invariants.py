@@ -17,9 +17,7 @@ from iclr_repro.topoformer.sheet import circular_mask, sheet_side
 from iclr_repro.topoformer.statistic import topographic_statistic
 
 
-def violations(
-    num_units: int, area_frac: float, *, num_examples: int, generator: torch.Generator
-) -> dict[str, float]:
+def violations(num_units: int, area_frac: float, *, num_examples: int, generator: torch.Generator) -> dict[str, float]:
     """Return the largest deviation from each identity, on drawn numbers in float64; keys "i1_symmetric", ...
 
     `i3_permutation_changes_scores` is no violation: 1 if a random permutation of units changes the scores of spatial
@@ -63,9 +61,7 @@ def _of_the_pool(num_units: int, area_frac: float) -> dict[str, float]:
     }
 
 
-def _of_the_gauge(
-    num_units: int, area_frac: float, draws: Tensor, generator: torch.Generator
-) -> dict[str, float]:
+def _of_the_gauge(num_units: int, area_frac: float, draws: Tensor, generator: torch.Generator) -> dict[str, float]:
     query_ND, key_ND = draws.chunk(2)
     key_ND = key_ND[: len(query_ND)]
     anywhere = torch.randperm(num_units, generator=generator)

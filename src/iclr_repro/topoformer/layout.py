@@ -28,14 +28,14 @@ _MAX_SWAPS_PER_UNIT = 20
 
 def posthoc_layout(
     activations: Float[np.ndarray, "N D"], *, rng: np.random.Generator, restarts: int = 20
-) -> Int64[np.ndarray, "D"]:
+) -> Int64[np.ndarray, " D"]:
     """Find a layout of units that puts alike ones side by side, by greedy swaps; see `layout_of_correlations`."""
     return layout_of_correlations(unit_correlations(activations), rng=rng, restarts=restarts)
 
 
 def layout_of_correlations(
     correlations: Float[np.ndarray, "D D"], *, rng: np.random.Generator, restarts: int = 20
-) -> Int64[np.ndarray, "D"]:
+) -> Int64[np.ndarray, " D"]:
     """Find a layout that raises sum_uv C_uv K(u, v), K a Gaussian of the torus distance of their places.
 
     From a random layout, the best swap of two units is made until none helps, for kernels from wide to narrow. Of

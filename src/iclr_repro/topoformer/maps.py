@@ -29,14 +29,14 @@ class SelectivityMap:
         significant: [D] whether p < 0.05 after Benjamini and Hochberg's correction over the units.
     """
 
-    t: Float64[np.ndarray, "D"]
-    log10_p: Float64[np.ndarray, "D"]
-    values: Float64[np.ndarray, "D"]
-    significant: Bool[np.ndarray, "D"]
+    t: Float64[np.ndarray, " D"]
+    log10_p: Float64[np.ndarray, " D"]
+    values: Float64[np.ndarray, " D"]
+    significant: Bool[np.ndarray, " D"]
 
 
 def selectivity_map(
-    activations: Float[np.ndarray, "N D"], labels: Int[np.ndarray, "N"] | Bool[np.ndarray, "N"]
+    activations: Float[np.ndarray, "N D"], labels: Int[np.ndarray, " N"] | Bool[np.ndarray, " N"]
 ) -> SelectivityMap:
     """Test each unit for a difference between two groups: two-sided t-test with equal variances.
 
@@ -72,7 +72,7 @@ def selectivity_map(
 
 
 def _log_two_sided_p(t_D: np.ndarray, *, degrees: int) -> np.ndarray:
-    """log P(|T| >= |t|) = log I_x(a, 1/2), a = degrees / 2, x = degrees / (degrees + t^2).
+    """Log P(|T| >= |t|) = log I_x(a, 1/2), a = degrees / 2, x = degrees / (degrees + t^2).
 
     Where the regularised incomplete beta function underflows, its series x^a 2F1(a, 1/2; a + 1; x) / (a B(a, 1/2)).
     """
@@ -93,7 +93,7 @@ class PCAMaps:
     """Principal components of a sheet: [K, D] unit weights as maps, [K] shares of variance, [N, K] scores."""
 
     weights: Float64[np.ndarray, "K D"]
-    explained: Float64[np.ndarray, "K"]
+    explained: Float64[np.ndarray, " K"]
     scores: Float64[np.ndarray, "N K"]
 
 
@@ -162,8 +162,8 @@ def morans_i(maps: Float[np.ndarray, "*K D"], *, wrap: bool = True) -> Float64[n
 
 
 def morans_null(
-    values: Float[np.ndarray, "D"], *, permutations: int, rng: np.random.Generator, wrap: bool = True
-) -> Float64[np.ndarray, "R"]:
+    values: Float[np.ndarray, " D"], *, permutations: int, rng: np.random.Generator, wrap: bool = True
+) -> Float64[np.ndarray, " R"]:
     """Return Moran's I of the same values at random places, one a permutation."""
     shuffled_RD = rng.permuted(np.tile(values, (permutations, 1)), axis=1)
     return np.asarray(morans_i(shuffled_RD, wrap=wrap))

@@ -24,20 +24,20 @@ class PLSAlignment:
         singular_values_by_fold: [F, min(D, V)], of the training examples of each fold.
     """
 
-    r: Float64[np.ndarray, "K"]
+    r: Float64[np.ndarray, " K"]
     r_by_fold: Float64[np.ndarray, "F K"]
     model_maps: Float64[np.ndarray, "K D"]
     voxel_maps: Float64[np.ndarray, "K V"]
-    singular_values: Float64[np.ndarray, "K"]
+    singular_values: Float64[np.ndarray, " K"]
     singular_values_by_fold: Float64[np.ndarray, "F L"]
 
 
 def pls_svd(
     model: Float[np.ndarray, "N D"],
-    voxels: Float[np.ndarray, "N V"],
+    voxels: Float[np.ndarray, "M V"],  # M = N, checked below with a message that says more
     *,
     num_components: int,
-    folds: int | Int[np.ndarray, "N"],
+    folds: int | Int[np.ndarray, " N"],
 ) -> PLSAlignment:
     """Align two domains: C = A^T B / (n - 1) = U diag(sigma) V^T, A and B z-scored; scores A U and B V.
 
@@ -86,10 +86,10 @@ def pls_svd(
 
 def pls_null(
     model: Float[np.ndarray, "N D"],
-    voxels: Float[np.ndarray, "N V"],
+    voxels: Float[np.ndarray, "M V"],
     *,
     num_components: int,
-    folds: int | Int[np.ndarray, "N"],
+    folds: int | Int[np.ndarray, " N"],
     permutations: int,
     rng: np.random.Generator,
 ) -> Float64[np.ndarray, "R K"]:

@@ -5,6 +5,7 @@ Shape letters: B = segments of a micro-batch, T = tokens.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +64,8 @@ class SegmentStream:
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the documents, the tokens and segments that wait, and the state of the draws."""
         return {
-            "documents": self._documents.state_dict() if self._iterator is not None else None,
+            # A copy: what `datasets` returns moves on with the iteration.
+            "documents": copy.deepcopy(self._documents.state_dict()) if self._iterator is not None else None,
             "rest": list(self._rest),
             "pool": torch.stack(self._pool) if self._pool else torch.empty(0, self._length, dtype=torch.int64),
             "generator": self._generator.get_state(),

@@ -89,7 +89,7 @@ def gaussian_mask(num_units: int, width: float, *, generator: torch.Generator) -
     return torch.bernoulli(probability_DD / probability_DD.max(), generator=generator).bool()
 
 
-def territories(num_units: int, num_heads: int) -> Int64[Tensor, "D"]:
+def territories(num_units: int, num_heads: int) -> Int64[Tensor, " D"]:
     """Return the units of one sheet in the order of the heads that own them: equal rectangles of the sheet.
 
     The rectangles are as square as the number of heads allows; heads go through the sheet row by row.

@@ -1,4 +1,4 @@
-"""The topographic statistic t_g: do units that are near each other respond alike? (sheet 2.8)
+"""The topographic statistic t_g: whether units that are near each other respond alike (sheet 2.8).
 
 Shape letters: N = examples, D = units, P = pairs of units, M = thresholds.
 """
@@ -6,6 +6,7 @@ Shape letters: N = examples, D = units, P = pairs of units, M = thresholds.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,7 +33,7 @@ class TopographicStatistic:
     """
 
     mean: float
-    per_threshold: Float64[np.ndarray, "M"]
+    per_threshold: Float64[np.ndarray, " M"]
     thresholds: tuple[float, ...]
 
 
@@ -87,19 +88,21 @@ def statistic_of_correlations(
     """Compute t_g from the correlations between units; see `topographic_statistic`."""
     if len(correlations) < 9:
         raise ValueError(f"a sheet of {len(correlations)} units has too few distances for t_g: use at least 9 units")
-    first_P, second_P, distance_P, selections = _pairs(len(correlations), distances)
-    correlation_P = correlations[first_P, second_P]
+    pairs = _pairs(len(correlations), distances)
+    correlation_P = correlations[pairs.first, pairs.second]
+    order_P = np.argsort(correlation_P) if kind == "rankcorr" else None
     per_threshold = np.full(len(TENTHS), np.nan)
-    for number, chosen_P in enumerate(selections):
-        chosen_distance = distance_P[chosen_P]
+    for number, within_P in enumerate(pairs.within):
+        distance = pairs.distance[within_P]
         if kind == "standard":
-            if len(chosen_distance):
-                per_threshold[number] = np.mean(scipy.stats.zscore(correlation_P[chosen_P]) / chosen_distance)
-        elif len(chosen_distance) and np.ptp(chosen_distance) > 0:
-            chosen_correlation = correlation_P[chosen_P]
-            if kind == "rankcorr":
-                chosen_correlation, chosen_distance = map(scipy.stats.rankdata, (chosen_correlation, chosen_distance))
-            per_threshold[number] = -np.corrcoef(chosen_correlation, chosen_distance)[0, 1]
+            if len(distance):
+                per_threshold[number] = np.mean(scipy.stats.zscore(correlation_P[within_P]) / distance)
+        elif len(distance) and np.ptp(distance) > 0:
+            if order_P is None:
+                per_threshold[number] = -np.corrcoef(correlation_P[within_P], distance)[0, 1]
+            else:
+                chosen = order_P[within_P[order_P]]
+                per_threshold[number] = -_spearman_of_sorted(correlation_P[chosen], pairs.ranks[number][chosen])
     used = np.isfinite(per_threshold)
     return TopographicStatistic(
         mean=float(per_threshold[used].mean()),
@@ -110,7 +113,7 @@ def statistic_of_correlations(
 
 def topographic_null(
     activations: Float[np.ndarray, "N D"], *, permutations: int, rng: np.random.Generator
-) -> Float64[np.ndarray, "R"]:
+) -> Float64[np.ndarray, " R"]:
     """Return t_g of the same units at random places, one value a permutation.
 
     Source: sheet, Beyond 2. The p-value of a layout is (1 + number of null values >= its t_g) / (1 + permutations).
@@ -120,7 +123,7 @@ def topographic_null(
     return np.array([statistic_of_correlations(correlation_DD[np.ix_(order, order)]).mean for order in orders])
 
 
-def permutation_p_value(value: float, null: Float[np.ndarray, "R"]) -> float:
+def permutation_p_value(value: float, null: Float[np.ndarray, " R"]) -> float:
     """Return (1 + number of null values >= value) / (1 + size of the null).
 
     Example: 2.0 against the null [1.0, 2.0, 3.0] gives (1 + 2) / 4.
@@ -128,20 +131,57 @@ def permutation_p_value(value: float, null: Float[np.ndarray, "R"]) -> float:
     return float((1 + np.sum(np.asarray(null) >= value)) / (1 + len(null)))
 
 
-@functools.lru_cache(maxsize=8)
-def _pairs(num_units: int, distances: Distances) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Return the unordered pairs u < v: their units, distances, and which of them are within each threshold.
+def _spearman_of_sorted(sorted_values: np.ndarray, scaled_ranks: np.ndarray) -> float:
+    """Spearman's correlation of sorted values with ranks that are centred and of norm 1.
 
-    Ordered pairs, as in the authors' code, hold each value twice, which changes none of the three statistics.
+    Sorting all pairs once gives the ranks within every threshold: they count the chosen ones.
     """
+    n = len(sorted_values)
+    if (np.diff(sorted_values) > 0).all():
+        ranks, norm = np.arange(n), math.sqrt(n * (n**2 - 1) / 12)
+    else:
+        ranks = scipy.stats.rankdata(sorted_values)
+        norm = float(np.linalg.norm(ranks - ranks.mean()))
+    return float(ranks @ scaled_ranks) / norm if norm > 0 else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """The unordered pairs u < v; ordered ones, as in the authors' code, hold each value twice, which changes nothing.
+
+    Attributes:
+        first, second, distance: [P] of each pair.
+        within: [M] of [P], which pairs are within each threshold.
+        ranks: [M] of [P], ranks of the distances within the threshold, centred and of norm 1; 0 beyond it.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    distance: np.ndarray
+    within: list[np.ndarray]
+    ranks: list[np.ndarray]
+
+
+@functools.lru_cache(maxsize=8)
+def _pairs(num_units: int, distances: Distances) -> _Pairs:
     first, second = np.triu_indices(num_units, k=1)
     side = sheet_side(num_units)
     if distances == "exact":
         squared = squared_distances(num_units)[first, second]
-        selections = [np.flatnonzero(100 * squared <= tenths**2 * num_units) for tenths in TENTHS]
-        return first, second, np.sqrt(squared) / side, selections
-    rows, columns = (index / side for index in np.divmod(np.arange(num_units), side))
-    steps = [np.abs(axis[first] - axis[second]) for axis in (rows, columns)]
-    dx, dy = (np.where(step > 0.5, 1.0 - step, step) for step in steps)
-    distance = np.sqrt(dx**2 + dy**2)
-    return first, second, distance, [np.flatnonzero(distance <= m) for m in np.linspace(0.1, 0.8, 8)]
+        distance = np.sqrt(squared) / side
+        within = [100 * squared <= tenths**2 * num_units for tenths in TENTHS]
+    else:
+        rows, columns = (index / side for index in np.divmod(np.arange(num_units), side))
+        steps = [np.abs(axis[first] - axis[second]) for axis in (rows, columns)]
+        dx, dy = (np.where(step > 0.5, 1.0 - step, step) for step in steps)
+        distance = np.sqrt(dx**2 + dy**2)
+        within = [distance <= m for m in np.linspace(0.1, 0.8, 8)]
+    return _Pairs(first, second, distance, within, [_scaled_ranks(distance, chosen) for chosen in within])
+
+
+def _scaled_ranks(distance: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    ranks = np.zeros(len(distance))
+    if chosen.any():
+        centred = scipy.stats.rankdata(distance[chosen]) - (chosen.sum() + 1) / 2
+        ranks[chosen] = centred / max(float(np.linalg.norm(centred)), 1.0)
+    return ranks

@@ -160,7 +160,7 @@ def decoding_accuracy(activations: Float[np.ndarray, "N D"], suite: TestSuite, *
 
 
 def _words(
-    rows: list[Row], text: str, column: str, labels: Mapping[str, int], source: str
+    rows: Sequence[Row], text: str, column: str, labels: Mapping[str, int], source: str
 ) -> list[tuple[str, int, object, str]]:
     """Rows whose category has a label; each is an item of its own."""
     return [
@@ -187,7 +187,7 @@ def _acceptability(*, find: Find) -> list[tuple[str, int, object, str]]:
     return found
 
 
-def _joined_items(rows: list[Row]) -> dict[str, str]:
+def _joined_items(rows: Sequence[Row]) -> dict[str, str]:
     """Give items that share a synonym pair one name: its two versions say the same in other words."""
     name = {row["ItemNum"]: row["ItemNum"] for row in rows}
     items_of_pair = defaultdict(list)
@@ -202,9 +202,7 @@ def _joined_items(rows: list[Row]) -> dict[str, str]:
     return name
 
 
-def _syntaxgym(
-    file: str, label_of: Callable[[str], int | None], *, find: Find
-) -> list[tuple[str, int, object, str]]:
+def _syntaxgym(file: str, label_of: Callable[[str], int | None], *, find: Find) -> list[tuple[str, int, object, str]]:
     """Sentences of the conditions with a label; the item number is the item, in every file."""
     regions: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
     for row in read_table(f"syntaxgym/{file}.csv", find=find):

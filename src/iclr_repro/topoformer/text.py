@@ -49,9 +49,7 @@ class Vocabulary:
         object.__setattr__(self, "_ids", {word: number for number, word in enumerate(self.words)})
 
     @classmethod
-    def from_texts(
-        cls, texts: Iterable[str], *, min_frequency: int = 1, max_size: int | None = None
-    ) -> Vocabulary:
+    def from_texts(cls, texts: Iterable[str], *, min_frequency: int = 1, max_size: int | None = None) -> Vocabulary:
         """Keep the words that occur often enough, from the most frequent on, equally frequent ones by alphabet.
 
         Args:

@@ -170,7 +170,7 @@ class BrainAlignment(OfModels):
     def _real(
         self, run: Run, activations: np.ndarray, responses: np.ndarray
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Align a real sheet with the regions, with noise in their place, and with smooth voxels that mix the regions."""
+        """Align a real sheet with the regions, with noise in their place, and with smooth voxels that mix them."""
         components = min(responses.shape[1], self.num_latents)
         options = {"num_components": components, "folds": self.roi_folds}
         aligned = pls_svd(activations, responses, **options)

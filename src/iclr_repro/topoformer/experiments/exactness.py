@@ -49,7 +49,7 @@ class Identities:
 
 @dataclass(frozen=True, kw_only=True)
 class Efficiency:
-    """Ratios of processor times in one process: SQR against control, t_g against a loop, SDPA against score matrices."""
+    """Ratios of processor times in one process: SQR to control, t_g to a loop, SDPA to score matrices."""
 
     uses_seeds: ClassVar[bool] = False
 
@@ -146,12 +146,13 @@ def _attention_steps(
 
     def fused() -> Tensor:
         query, key, value = inputs
-        out = F.scaled_dot_product_attention(*(x.unsqueeze(1) for x in (pool(query), key, value)))
+        out = F.scaled_dot_product_attention(pool(query).unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1))
         out.sum().backward()
         return out
 
     def materialised() -> Tensor:
-        out, _ = materialised_attention(*inputs, pooling)
+        query, key, value = inputs
+        out, _ = materialised_attention(query, key, value, pooling)
         out.sum().backward()
         return out
 
