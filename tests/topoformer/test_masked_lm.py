@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from pathlib import Path
@@ -238,8 +239,7 @@ def test_pretraining_goes_on_from_a_saved_state_bit_for_bit() -> None:
     whole = learner()
     for _ in range(2):
         whole.step()
-    state, generator = whole.state_dict(), whole._generator.get_state()
-    state = {**state, "model": {name: value.clone() for name, value in state["model"].items()}}
+    state, generator = copy.deepcopy(whole.state_dict()), whole._generator.get_state()
     resumed = learner(seed=5)
     resumed.load_state_dict(state)
     resumed._generator.set_state(generator)

@@ -126,4 +126,4 @@ def _of_the_statistic(num_units: int, generator: torch.Generator) -> dict[str, f
 
 
 def _largest(deviation: Tensor) -> float:
-    return float(deviation.abs().max())
+    return float(deviation.detach().abs().max())

@@ -5,7 +5,6 @@ Shape letters: B = segments of a micro-batch, T = tokens.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,28 +54,26 @@ class SegmentStream:
         self._generator = torch.Generator().manual_seed(seed)
         self._rest: list[int] = []
         self._pool: list[Tensor] = []
-        self._iterator: Iterator[dict[str, Any]] | None = None
+        self._iterator: Iterator[dict[str, Any]] = iter(documents)
+        self._num_read = 0  # documents of this epoch
 
     def take(self, batch_size: int) -> Int64[Tensor, "B T"]:
         """Return the next micro-batch."""
         return torch.stack([self._draw() for _ in range(batch_size)])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the documents, the tokens and segments that wait, and the state of the draws."""
+        """Return the number of documents read, the tokens and segments that wait, and the state of the draws."""
         return {
-            # A copy: what `datasets` returns moves on with the iteration.
-            "documents": copy.deepcopy(self._documents.state_dict()) if self._iterator is not None else None,
+            "documents": self._num_read,
             "rest": list(self._rest),
             "pool": torch.stack(self._pool) if self._pool else torch.empty(0, self._length, dtype=torch.int64),
             "generator": self._generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved place."""
-        self._iterator = None
-        if state["documents"] is not None:
-            self._documents.load_state_dict(state["documents"])
-            self._iterator = iter(self._documents)
+        """Go to a saved place. Documents before it are read again and skipped: exact for every source, if slow."""
+        self._num_read = state["documents"]
+        self._iterator = iter(self._documents.skip(self._num_read))
         self._rest, self._pool = list(state["rest"]), list(state["pool"].unbind())
         self._generator.set_state(state["generator"])
 
@@ -91,15 +88,14 @@ class SegmentStream:
     def _next_segment(self) -> Tensor:
         restarted = False
         while len(self._rest) < self._length:
-            if self._iterator is None:
-                self._iterator = iter(self._documents)
             document = next(self._iterator, None)
             if document is not None:
+                self._num_read += 1
                 self._rest.extend((*self._tokenize(document["text"]), self._separator))
                 continue
             if restarted:
                 raise ValueError(f"documents: all of them together have no {self._length} tokens: give more text")
-            self._iterator, restarted = None, True
+            self._iterator, self._num_read, restarted = iter(self._documents), 0, True
         segment, self._rest = torch.tensor(self._rest[: self._length]), self._rest[self._length :]
         return segment
 

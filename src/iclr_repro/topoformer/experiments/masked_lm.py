@@ -245,7 +245,7 @@ def _fine_tune(
     optimizer = torch.optim.AdamW(model.parameters(), lr=_GLUE_RATE, weight_decay=0.0)
     scheduler = get_cosine_schedule_with_warmup(optimizer, int(_GLUE_WARM_UP * steps), steps)
 
-    def loss(model: torch.nn.Module, batch: GlueRow) -> Tensor:
+    def loss(model: torch.nn.Module, batch: Sequence[Tensor]) -> Tensor:
         found: Tensor = model(batch[0], attention_mask=batch[1], labels=batch[2]).loss
         return found
 
