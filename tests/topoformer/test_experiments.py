@@ -130,7 +130,7 @@ def test_scale_paper_pretrains_and_fine_tunes_on_local_data(tmp_path: Path) -> N
     result.check()
     numbers = [result.metrics[f"sqr/glue/{n}"] for task in GLUE_TASKS.values() for n in task.evaluations.values()]
     assert len(numbers) == 9
-    assert result.metrics["sqr/glue/mean"] == pytest.approx(np.mean(numbers))
+    assert result.metrics["sqr/glue/mean"] == pytest.approx(sum(map(float, numbers)) / 9)
     assert np.isfinite(result.metrics["sqr/validation_loss"])
     suites = {
         **SMOKE["test_suites"],

@@ -74,7 +74,7 @@ def judged(folder: Path, monkeypatch: pytest.MonkeyPatch, *, steps: int) -> dict
             run = bare_run(folder / name / str(seed), seed=seed)
             runs.append(build(name, {**settings[name], **change}).run(run).metrics)
         metrics[name] = {key: np.array([found[key] for found in runs]) for key in runs[0]}
-    results = Results.from_metrics(metrics)  # type: ignore[arg-type]
+    results = Results.from_metrics(metrics)
     return {one.claim.id: one.check.verdict for one in judge(claims_of(claims), results, "cpu")}
 
 

@@ -109,5 +109,5 @@ def test_maps_without_morans_i_are_refused(values: np.ndarray, message: str) -> 
 def test_cross_correlations_are_those_of_scores_with_units() -> None:
     scores = X[:, :2]
     found = cross_correlation_maps(scores, X)
-    np.testing.assert_allclose(found, np.corrcoef(X.T)[:2], atol=1e-12)
+    np.testing.assert_allclose(found, np.asarray(np.corrcoef(X.T))[:2], atol=1e-12)
     assert (standardised(np.ones((3, 1))) == 0).all()
