@@ -1,0 +1,302 @@
+"""Masked-language-model pre-training of Topoformer and control, and GLUE fine-tuning (T7, T10; sheet 4.2, 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
+
+from iclr_repro.core.batches import ResumableBatches
+from iclr_repro.core.data import real_or_synthetic
+from iclr_repro.core.experiment import DataKind, Result, parameter
+from iclr_repro.core.loop import History
+from iclr_repro.core.rundir import Run
+from iclr_repro.core.supervised import Supervised
+from iclr_repro.topoformer import figures
+from iclr_repro.topoformer.data import load_imdb, synthetic_sentiment
+from iclr_repro.topoformer.experiments._training import DATA_HELP, Options, seeded
+from iclr_repro.topoformer.glue import GLUE_TASKS, GlueTask, glue_metric, wordpiece_tokenizer
+from iclr_repro.topoformer.masked_lm import TopoformerConfig, TopoformerForMaskedLM, TopoformerForSequenceClassification
+from iclr_repro.topoformer.pretraining import Pretraining, Recipe, SegmentStream
+from iclr_repro.topoformer.statistic import topographic_statistic
+from iclr_repro.topoformer.text import EOS, IGNORED, MASK, PAD, SPECIALS, Vocabulary, mask_tokens, pack
+
+_GLUE_EPOCHS, _GLUE_BATCH, _GLUE_RATE, _GLUE_WARM_UP = 5, 16, 4e-5, 0.1  # sheet 4.3
+_EVALUATION_BATCH = 100
+_COUNTED_DOCUMENTS = 5000
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """Text to train on, a place for text that is held out, and how it becomes ids."""
+
+    documents: datasets.IterableDataset
+    held_out: Sequence[str]
+    ids: Callable[[str], Sequence[int]]
+    vocab_size: int
+    padding: int
+    separator: int
+    mask: int
+    special: Sequence[int]
+    tokenizer: PreTrainedTokenizerFast | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLanguageModel:
+    """Pre-train each variant, measure its loss on held-out segments, its topography by layer, and GLUE."""
+
+    data: Literal["auto", "real", "synthetic"] = parameter(DATA_HELP)
+    corpora: tuple[str, ...] = parameter("[imdb] (shipped), or `datasets` names (name:configuration) or folders")
+    tokenization: Literal["words", "wordpiece"] = parameter("of texts")
+    tokenizer_texts: int = parameter("texts that the vocabulary is learnt from", low=1)
+    vocab_size: int = parameter("words or pieces at most", low=10)
+    variants: dict[str, Options] = parameter("name -> options of TopoformerConfig")
+    num_units: int = parameter("d, a perfect square", low=9)
+    num_layers: int = parameter("blocks", low=1)
+    intermediate_size: int = parameter("width of the gated feed-forward layer, even", low=2)
+    length: int = parameter("tokens of a segment", low=4)
+    steps: int = parameter("micro-batches", low=1)
+    budget_hours: float | None = parameter("of the rate's triangle and the training; null: `steps`", low=0.0, unit="h")
+    learning_rate: float = parameter("highest", low=0.0)
+    micro_batch: int = parameter("segments", low=1)
+    final_batch: int = parameter("segments of an update at the end of the ramp", low=1)
+    ramp_steps: int = parameter("micro-batches until then; 0: no ramp", low=0)
+    clip_norm: float = parameter("largest norm of a gradient", low=0.0)
+    half_precision: bool = parameter("fp16, on a GPU")
+    pool_size: int = parameter("segments that are shuffled", low=1)
+    held_out: int = parameter("segments that loss and t_g are measured on", low=10)
+    glue: str | None = parameter("`datasets` name, or folder with <task>/<split>.json; null: no fine-tuning")
+    glue_tasks: tuple[str, ...] = parameter("tasks", choices=tuple(GLUE_TASKS))
+    glue_epochs: int = parameter("of each task; the authors: 5", low=1)
+
+    def run(self, run: Run) -> Result:
+        """Train, measure, fine-tune; models are saved in the run's folder under models/."""
+        text, kind = self._text(run)
+        documents = (list(text.ids(document)) for document in text.held_out)
+        held_out = pack(documents, self.length, separator=text.separator)[: self.held_out]
+        read, labels = mask_tokens(
+            held_out,
+            mask_id=text.mask,
+            vocab_size=text.vocab_size,
+            special_ids=text.special,
+            generator=run.torch_rng("held-out masks"),
+        )
+        targets = labels[labels != IGNORED]
+        metrics: dict[str, float] = {"n": len(held_out), "predictions/n": len(targets)}
+        metrics["unigram_loss"] = _unigram_loss(text, targets)
+        curves, rows = {}, {}
+        for name, options in self.variants.items():
+            model, history = self._pretrained(run, text, name, options)
+            curves[name] = (history.steps("loss"), history.values("loss"))
+            metrics[f"{name}/train_loss"] = float(history.values("loss")[-50:].mean())
+            metrics[f"{name}/validation_loss"] = _loss(model, read, labels)
+            by_layer = _statistic_by_layer(model, held_out)
+            for layer, found in enumerate(by_layer):
+                rows[name, layer] = found
+                metrics |= {f"{name}/layer{layer}/t_g/{sheet}": value for sheet, value in found.items()}
+            for sheet in by_layer[0]:
+                metrics[f"{name}/t_g/{sheet}"] = float(np.mean([found[sheet] for found in by_layer]))
+            if text.tokenizer is not None:
+                model.save_pretrained(run.dir / "models" / name)
+                text.tokenizer.save_pretrained(run.dir / "models" / name)
+            if self.glue is not None:
+                found = self._fine_tuned(run, text, model, name)
+                metrics |= {f"{name}/glue/{task}": value for task, value in found.items()}
+        table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=["model", "layer"])
+        made = {"layers": figures.statistic_by_layer(table), "loss": figures.loss_curves(curves)}
+        return Result(metrics=metrics, tables={"t_g": table}, figures=made, data=kind)
+
+    def _text(self, run: Run) -> tuple[Text, DataKind]:
+        documents, held_out, kind = self._documents(run)
+        head = [document["text"] for document in documents.take(self.tokenizer_texts)]
+        if self.tokenization == "words":
+            words = Vocabulary.from_texts(head, max_size=self.vocab_size)
+            special = range(len(SPECIALS))
+            return Text(documents, held_out, words.ids, len(words), PAD, EOS, MASK, special, None), kind
+        pieces = wordpiece_tokenizer(head, self.vocab_size)
+
+        def ids(text: str) -> list[int]:
+            found: list[int] = pieces(text, add_special_tokens=False)["input_ids"]
+            return found
+
+        pad, sep, mask = pieces.pad_token_id, pieces.sep_token_id, pieces.mask_token_id
+        return Text(documents, held_out, ids, len(pieces), pad, sep, mask, pieces.all_special_ids, pieces), kind
+
+    def _documents(self, run: Run) -> tuple[datasets.IterableDataset, Sequence[str], DataKind]:
+        if self.corpora == ("imdb",):
+            texts, kind = real_or_synthetic(
+                self.data, load_imdb, lambda: synthetic_sentiment(400, 100, rng=run.rng("texts"))
+            )
+            stream = datasets.Dataset.from_dict({"text": list(texts.train_texts)}).to_iterable_dataset()
+            return stream, texts.test_texts, kind
+        streams = []
+        for corpus in self.corpora:
+            name, _, configuration = corpus.partition(":")
+            part = datasets.load_dataset(name, configuration or None, split="train", streaming=True)
+            streams.append(part.select_columns(["text"]))
+        joined = datasets.interleave_datasets(streams, seed=run.seed, stopping_strategy="all_exhausted")
+        held_out = [document["text"] for document in joined.take(self.held_out)]
+        return joined.skip(self.held_out), held_out, "real"
+
+    def _pretrained(
+        self, run: Run, text: Text, name: str, options: Mapping[str, Any]
+    ) -> tuple[TopoformerForMaskedLM, History]:
+        config = TopoformerConfig(
+            vocab_size=text.vocab_size,
+            hidden_size=self.num_units,
+            num_hidden_layers=self.num_layers,
+            intermediate_size=self.intermediate_size,
+            max_position_embeddings=self.length,
+            hidden_dropout_prob=0.0,
+            pad_token_id=text.padding,
+            **options,
+        )
+        with seeded(run):
+            model = TopoformerForMaskedLM(config).to(run.device)
+        recipe = Recipe(
+            learning_rate=self.learning_rate,
+            steps=self.steps,
+            budget_s=None if self.budget_hours is None else 3600 * self.budget_hours,
+            micro_batch=self.micro_batch,
+            final_batch=self.final_batch,
+            ramp_steps=self.ramp_steps,
+            clip_norm=self.clip_norm,
+            half_precision=self.half_precision,
+        )
+        stream = SegmentStream(
+            text.documents,
+            text.ids,
+            length=self.length,
+            separator=text.separator,
+            pool_size=self.pool_size,
+            seed=run.seed,
+        )
+        learner = Pretraining(
+            model, stream, recipe, mask_id=text.mask, special_ids=text.special, generator=run.torch_rng(f"masks/{name}")
+        )
+        updates = recipe.num_updates()
+        history = run.fit(
+            learner,
+            updates,
+            name=name,
+            evaluate=lambda: {"progress": learner.progress},
+            eval_every=min(50, updates),
+            stop=lambda _: learner.progress >= 1.0,
+        )
+        model.eval()
+        return model, history
+
+    def _fine_tuned(self, run: Run, text: Text, model: TopoformerForMaskedLM, name: str) -> dict[str, float]:
+        """Return the numbers of GLUE and their mean, from the pre-trained weights anew for each task."""
+        if text.tokenizer is None or self.glue is None:
+            raise ValueError("glue needs tokenization=wordpiece: the tasks' texts are read with its tokenizer")
+        found = {}
+        for task_name in self.glue_tasks:
+            task = GLUE_TASKS[task_name]
+            config = TopoformerConfig.from_dict(
+                {**model.config.to_dict(), "num_labels": task.num_labels, "hidden_dropout_prob": 0.1}
+            )
+            with seeded(run):
+                classifier = TopoformerForSequenceClassification(config)
+            classifier.topoformer.load_state_dict(model.topoformer.state_dict())
+            _fine_tune(
+                run,
+                classifier.to(run.device),
+                _glue_rows(self.glue, task_name, "train", task, text.tokenizer, self.length),
+                epochs=self.glue_epochs,
+                name=f"{name}_{task_name}",
+            )
+            for split, number in task.evaluations.items():
+                rows = _glue_rows(self.glue, task_name, split, task, text.tokenizer, self.length)
+                found[number] = _glue_score(classifier, rows, task)
+        return {**found, "mean": float(np.mean(list(found.values())))}
+
+
+GlueRow = tuple[Tensor, Tensor, Tensor]
+
+
+def _glue_rows(
+    source: str, name: str, split: str, task: GlueTask, tokenizer: PreTrainedTokenizerFast, length: int
+) -> list[GlueRow]:
+    """Load a split of a task: ids, attention mask and label of each example."""
+    if Path(source).is_dir():
+        rows = datasets.load_dataset("json", data_files=str(Path(source) / name / f"{split}.json"), split="train")
+    else:
+        rows = datasets.load_dataset(source, name, split=split)
+    texts = [list(rows[field]) for field in task.fields]
+    encoded = tokenizer(*texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    labels = torch.tensor(list(rows["label"]))
+    return list(zip(encoded["input_ids"], encoded["attention_mask"], labels, strict=True))
+
+
+def _fine_tune(
+    run: Run, model: TopoformerForSequenceClassification, rows: list[GlueRow], *, epochs: int, name: str
+) -> None:
+    batches = ResumableBatches(rows, min(_GLUE_BATCH, len(rows)), seed=run.seed)
+    steps = epochs * max(len(rows) // _GLUE_BATCH, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_GLUE_RATE, weight_decay=0.0)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, int(_GLUE_WARM_UP * steps), steps)
+
+    def loss(model: torch.nn.Module, batch: Sequence[Tensor]) -> Tensor:
+        found: Tensor = model(batch[0], attention_mask=batch[1], labels=batch[2]).loss
+        return found
+
+    model.train()
+    learner = Supervised(model, loss, optimizer, batches, device=run.device, scheduler=scheduler)
+    run.fit(learner, steps, name=name, log_every=50)
+
+
+@torch.no_grad()
+def _glue_score(model: TopoformerForSequenceClassification, rows: list[GlueRow], task: GlueTask) -> float:
+    model.eval()
+    ids, masks, labels = (torch.stack(column) for column in zip(*rows, strict=True))
+    logits = torch.cat(
+        [
+            model(part.to(model.device), attention_mask=mask.to(model.device)).logits.cpu()
+            for part, mask in zip(ids.split(_EVALUATION_BATCH), masks.split(_EVALUATION_BATCH), strict=True)
+        ]
+    )
+    predictions = logits[:, 0] if task.num_labels == 1 else logits.argmax(dim=1)
+    return glue_metric(task.metric, predictions.numpy(), labels.numpy())
+
+
+@torch.no_grad()
+def _loss(model: TopoformerForMaskedLM, read: Tensor, labels: Tensor) -> float:
+    """The mean loss in nats over all chosen positions of the held-out segments."""
+    total, number = 0.0, 0
+    for ids, wanted in zip(read.split(_EVALUATION_BATCH), labels.split(_EVALUATION_BATCH), strict=True):
+        chosen = int((wanted != IGNORED).sum())
+        total += float(model(ids.to(model.device), labels=wanted.to(model.device)).loss) * chosen
+        number += chosen
+    return total / number
+
+
+@torch.no_grad()
+def _statistic_by_layer(model: TopoformerForMaskedLM, segments: Tensor) -> list[dict[str, float]]:
+    """t_g of the token means of each layer's sheets, over held-out segments without masks."""
+    parts: list[dict[str, list[np.ndarray]]] = [{} for _ in range(model.config.num_hidden_layers)]
+    for ids in segments.split(_EVALUATION_BATCH):
+        for found, sheets in zip(parts, model.sheets(ids.to(model.device)), strict=True):
+            for sheet, x_BTD in sheets.items():
+                found.setdefault(sheet, []).append(x_BTD.mean(dim=1).double().cpu().numpy())
+    return [
+        {sheet: topographic_statistic(np.concatenate(arrays)).mean for sheet, arrays in found.items()}
+        for found in parts
+    ]
+
+
+def _unigram_loss(text: Text, targets: Tensor) -> float:
+    """The loss in nats of the words' frequencies in the training texts: what a model without context can reach."""
+    counts = torch.ones(text.vocab_size, dtype=torch.float64)  # one each, so that none is impossible
+    for document in text.documents.take(_COUNTED_DOCUMENTS):
+        counts += torch.bincount(torch.tensor(text.ids(document["text"]), dtype=torch.int64), minlength=len(counts))
+        counts[text.separator] += 1
+    return float(-(counts / counts.sum()).log()[targets].mean())

@@ -1,0 +1,145 @@
+"""The one-layer sentiment model: SQ, SR, both, controls and nulls; the size of receptive fields; post-hoc layouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.rundir import Run
+from iclr_repro.topoformer import figures
+from iclr_repro.topoformer.attention import SHEETS, alive_parameters
+from iclr_repro.topoformer.experiments._training import OfSentiment, Options, Sheets, accuracy, sheets_of
+from iclr_repro.topoformer.layout import posthoc_layout
+from iclr_repro.topoformer.maps import morans_i, pca_maps, selectivity_map
+from iclr_repro.topoformer.statistic import permutation_p_value, topographic_null, topographic_statistic
+
+_PCS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentiment(OfSentiment):
+    """Which sheets become topographic, learned or by construction, and at what cost in accuracy (T1 to T6)."""
+
+    variants: dict[str, Options] = parameter("name -> options of TopographicSelfAttention; {full: true}: control_full")
+    trained: tuple[str, ...] = parameter("variants that are trained")
+    untrained: tuple[str, ...] = parameter("variants that are measured before training")
+    shown: tuple[str, ...] = parameter("variants in the maps")
+    num_examples: int = parameter("test texts that the statistics are over", low=10)
+    permutations: int = parameter("of units, for the null of t_g", low=1)
+
+    def run(self, run: Run) -> Result:
+        """Train every variant and measure its four sheets."""
+        corpus, kind = self.corpus(run)
+        ids, labels = corpus.test_ids[: self.num_examples], corpus.test_labels[: self.num_examples].numpy()
+        metrics: dict[str, float] = {"n": len(ids)}
+        shown: dict[str, Sheets] = {}
+        for name in self.untrained:
+            measured = sheets_of(self.model(run, corpus, self.variants[name]), ids)
+            for sheet, activations in measured.items():
+                metrics[f"untrained_{name}/t_g/{sheet}"] = topographic_statistic(activations).mean
+        for name in self.trained:
+            model = self.fitted(run, corpus, self.variants[name], name=name)
+            metrics[f"{name}/accuracy"] = accuracy(model, corpus)
+            metrics[f"{name}/accuracy/n"] = len(corpus.test_ids)
+            total, alive = alive_parameters(model.attention)
+            metrics |= {f"{name}/parameters": total, f"{name}/alive_parameters": alive}
+            measured = sheets_of(model, ids)
+            for sheet, activations in measured.items():
+                metrics |= self._measured(run, f"{name}/{{}}/{sheet}", activations, labels)
+            if name in self.shown:
+                shown[name] = measured
+        selectivity = {
+            name: {sheet: selectivity_map(x, labels).t for sheet, x in sheets.items()} for name, sheets in shown.items()
+        }
+        components = {
+            name: {f"{sheet} PC{k + 1}": pca_maps(x, _PCS).weights[k] for sheet, x in sheets.items() for k in (0, 1)}
+            for name, sheets in shown.items()
+        }
+        table = statistics_table(metrics, [*(f"untrained_{name}" for name in self.untrained), *self.trained])
+        made = {
+            "selectivity_maps": figures.map_grid(selectivity, title="t, positive minus negative reviews"),
+            "principal_components": figures.map_grid(components, title="weights of units in principal components"),
+            "t_g": figures.statistic_bars(table),
+        }
+        return Result(metrics=metrics, tables={"t_g": table}, figures=made, data=kind)
+
+    def _measured(self, run: Run, name: str, activations: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """What is measured on one sheet of a trained model; `name` has a place for the quantity."""
+        value = topographic_statistic(activations).mean
+        null = topographic_null(activations, permutations=self.permutations, rng=run.rng(f"null/{name}"))
+        found = {name.format("t_g"): value, name.format("t_g_p"): permutation_p_value(value, null)}
+        selectivity = selectivity_map(activations, labels)
+        components = pca_maps(activations, _PCS)
+        found[name.format("moran_selectivity")] = float(morans_i(selectivity.t))
+        found[name.format("significant_share")] = float(selectivity.significant.mean())
+        found[name.format("moran_pc")] = float(np.mean(morans_i(components.weights)))
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceptiveFieldSweep(OfSentiment):
+    """How t_g and accuracy depend on the sizes of the receptive fields (asked for by the reviewers, P14)."""
+
+    fields: tuple[tuple[float, float], ...] = parameter("pairs of sq and sr; -1: off")
+    num_examples: int = parameter("test texts that t_g is over", low=10)
+
+    def run(self, run: Run) -> Result:
+        """Train a model a pair."""
+        corpus, kind = self.corpus(run)
+        ids = corpus.test_ids[: self.num_examples]
+        metrics: dict[str, float] = {"n": len(ids)}
+        rows = {}
+        for sq, sr in self.fields:
+            model = self.fitted(run, corpus, {"sq": sq, "sr": sr}, name=f"sq{sq:g}_sr{sr:g}")
+            row = {"accuracy": accuracy(model, corpus)}
+            row |= {sheet: topographic_statistic(x).mean for sheet, x in sheets_of(model, ids).items()}
+            metrics |= {f"sq{sq:g}_sr{sr:g}/{name}": value for name, value in row.items()}
+            rows[sq, sr] = row
+        table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=["sq", "sr"])
+        return Result(metrics=metrics, tables={"sweep": table}, figures={"sweep": figures.sweep(table)}, data=kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosthocLayout(OfSentiment):
+    """Whether a control whose units are laid out after training is as topographic as SQR (the fair control).
+
+    The layout is found on one half of the test texts and measured on the other.
+    """
+
+    control: Options = parameter("options of the control's attention")
+    topographic: Options = parameter("options of the topographic attention")
+
+    def run(self, run: Run) -> Result:
+        """Train both, lay the control out, and measure all on the same held-out texts."""
+        corpus, kind = self.corpus(run)
+        half = len(corpus.test_ids) // 2
+        models = {
+            name: self.fitted(run, corpus, variant, name=name)
+            for name, variant in (("control", self.control), ("sqr", self.topographic))
+        }
+        metrics: dict[str, float] = {"n": len(corpus.test_ids) - half}
+        labels = corpus.test_labels[half:].numpy()
+        maps: dict[str, dict[str, np.ndarray]] = {}
+        for name, model in models.items():
+            fitted, held_out = sheets_of(model, corpus.test_ids[:half]), sheets_of(model, corpus.test_ids[half:])
+            for sheet in SHEETS:
+                placed = held_out[sheet]
+                metrics[f"{name}/t_g/{sheet}"] = topographic_statistic(placed).mean
+                maps.setdefault(name, {})[sheet] = selectivity_map(placed, labels).t
+                if name == "control" and sheet != "fc_out":  # which is tied to the residual stream: no freedom there
+                    placed = placed[:, posthoc_layout(fitted[sheet], rng=run.rng(f"layout/{sheet}"))]
+                    metrics[f"laid_out_control/t_g/{sheet}"] = topographic_statistic(placed).mean
+                    maps.setdefault("control, laid out", {})[sheet] = selectivity_map(placed, labels).t
+        maps["control, laid out"]["fc_out"] = np.full(self.num_units, np.nan)
+        ordered = {name: maps[name] for name in ("control", "control, laid out", "sqr")}
+        made = figures.map_grid(ordered, title="t, positive minus negative reviews; no layout is free for fc_out")
+        return Result(metrics=metrics, figures={"maps": made}, data=kind)
+
+
+def statistics_table(metrics: dict[str, float], variants: list[str]) -> pd.DataFrame:
+    """Return t_g, a row a variant, a column a sheet."""
+    rows = {name: {sheet: metrics[f"{name}/t_g/{sheet}"] for sheet in SHEETS} for name in variants}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(index="variant", columns="sheet")
