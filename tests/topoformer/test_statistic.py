@@ -98,3 +98,15 @@ def test_the_null_of_a_smooth_map_is_around_zero() -> None:
 def test_bad_activations_are_refused(x: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         topographic_statistic(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "spearman"}, "kind: got 'spearman', expected one of rankcorr, corr, standard"),
+        ({"distances": "integer"}, "distances: got 'integer', expected one of exact, float"),
+    ],
+)
+def test_an_unknown_form_is_refused(options: dict[str, str], message: str, unchecked: None) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        topographic_statistic(np.random.default_rng(0).normal(size=(20, 16)), **options)  # type: ignore[arg-type]

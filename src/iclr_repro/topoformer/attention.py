@@ -6,7 +6,7 @@ Shape letters: B = sequences, T = tokens, D = units, H = heads, E = units of a h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -196,6 +196,8 @@ class TopographicSelfAttention(nn.Module):
         _check_options(sq, sr, local_querying, learned_querying=learned_querying, signed_reweighting=signed_reweighting)
         if num_heads < 1 or num_units % num_heads:
             raise ValueError(f"num_heads: got {num_heads} for {num_units} units, expected a divisor >= 1")
+        if head_layout not in get_args(HeadLayout):
+            raise ValueError(f"head_layout: got {head_layout!r}, expected one of {', '.join(get_args(HeadLayout))}")
         self.num_units, self.num_heads = num_units, num_heads
         self.rectify, self.causal, self.attention_dropout = rectify, causal, attention_dropout
         own_sheets = head_layout == "sheets"

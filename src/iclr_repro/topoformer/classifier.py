@@ -6,7 +6,7 @@ Shape letters: B = sequences, T = tokens, D = units, C = classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -55,6 +55,8 @@ class TopoformerClassifier(nn.Module):
         super().__init__()
         if not 0 <= padding_id < vocab_size:
             raise ValueError(f"padding_id: got {padding_id}, expected an id of the vocabulary, 0 to {vocab_size - 1}")
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"pooling: got {pooling!r}, expected one of {', '.join(get_args(Pooling))}")
         num_units = attention.num_units
         self.padding_id, self.pooling, self.mask_padding = padding_id, pooling, mask_padding
         self.words = nn.Embedding(vocab_size, num_units)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import scipy.stats
@@ -86,6 +86,9 @@ def statistic_of_correlations(
     correlations: Float64[np.ndarray, "D D"], *, kind: Kind = "rankcorr", distances: Distances = "exact"
 ) -> TopographicStatistic:
     """Compute t_g from the correlations between units; see `topographic_statistic`."""
+    for name, given, known in (("kind", kind, get_args(Kind)), ("distances", distances, get_args(Distances))):
+        if given not in known:
+            raise ValueError(f"{name}: got {given!r}, expected one of {', '.join(known)}")
     if len(correlations) < 9:
         raise ValueError(f"a sheet of {len(correlations)} units has too few distances for t_g: use at least 9 units")
     pairs = _pairs(len(correlations), distances)

@@ -29,7 +29,7 @@ from iclr_repro.topoformer.pretraining import Pretraining, Recipe, SegmentStream
 from iclr_repro.topoformer.statistic import topographic_statistic
 from iclr_repro.topoformer.text import EOS, IGNORED, MASK, PAD, SPECIALS, Vocabulary, mask_tokens, pack
 
-_GLUE_EPOCHS, _GLUE_BATCH, _GLUE_RATE, _GLUE_WARM_UP = 5, 16, 4e-5, 0.1  # sheet 4.3
+_GLUE_BATCH, _GLUE_RATE, _GLUE_WARM_UP = 16, 4e-5, 0.1  # sheet 4.3
 _EVALUATION_BATCH = 100
 _COUNTED_DOCUMENTS = 5000
 
