@@ -1,5 +1,6 @@
 """Invariants of M5, edge cases, dtypes and refusals of the attention."""
 
+import functools
 import math
 from typing import Any
 
@@ -10,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attention_cases import ALL_MAPS, attention_cases
-from iclr_repro.entropy_linear_attention import attention_weights, entropy_equality, entropy_linear_attention
+from iclr_repro.entropy_linear_attention import (
+    ESTIMATES,
+    attention_weights,
+    entropy_equality,
+    entropy_estimate,
+    entropy_linear_attention,
+    softmax_entropy,
+)
 from iclr_repro.entropy_linear_attention.distributions import ranking_violation
 from iclr_repro.entropy_linear_attention.entropy import scores
 from iclr_repro.entropy_linear_attention.memory import tensor_memory
@@ -195,6 +203,24 @@ def test_autocast_does_not_lower_the_moments() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = entropy_linear_attention(q, k, v)
     torch.testing.assert_close(out, entropy_linear_attention(q, k, v), rtol=0, atol=0)
+
+
+def test_autocast_lowers_neither_weights_nor_entropies() -> None:
+    q, k = (torch.randn(64, 8, generator=generator()) for _ in range(2))
+    functions: list[Any] = [
+        attention_weights,
+        softmax_entropy,
+        *(functools.partial(entropy_estimate, estimate=name) for name in ESTIMATES),
+        lambda q, k: torch.stack(entropy_equality(q, k)),
+    ]
+    for function in functions:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = function(q, k)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, function(q, k), rtol=0, atol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rows = attention_weights(q, k).sum(dim=-1)
+    torch.testing.assert_close(rows, torch.ones(64), rtol=0, atol=1e-5)
 
 
 def test_a_large_mean_does_not_hide_a_small_variance() -> None:

@@ -64,6 +64,21 @@ def test_before_the_first_key_the_output_is_zero() -> None:
     assert (RunningMoments.start((), head_dim=2, value_dim=2).attend(x) == 0).all()
 
 
+def test_autocast_does_not_lower_the_running_moments() -> None:
+    q, k, v = (torch.randn(20, 8) for _ in range(3))
+
+    def attended() -> torch.Tensor:
+        moments = RunningMoments.start((), head_dim=8, value_dim=8)
+        for key, value in zip(k, v, strict=True):
+            moments = moments.observe(key, value)
+        return moments.attend(q)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = attended()
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, attended(), rtol=0, atol=0)
+
+
 def test_later_keys_have_no_influence() -> None:
     q, k, v = (torch.randn(9, 3) for _ in range(3))
     out = causal_entropy_linear_attention(q, k, v)

@@ -164,3 +164,22 @@ def test_what_cannot_be_converted_is_refused() -> None:
         convert_attention(nn.MultiheadAttention(4, 2, add_bias_kv=True))
     with pytest.raises(ValueError, match="the model has 0 attention layers and num_queries is 64: expected >= 1"):
         attention_entropy_report(nn.Linear(2, 2), torch.ones(2, 2), generator=torch.Generator())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_conversion_keeps_the_temperature_of_softmax(fused: bool) -> None:
+    layer = MultiheadAttention(8, 2, Softmax(fused=fused, temperature=4.0)).eval()
+    converted: Any = convert_attention(layer, feature_map="identity")
+    assert converted.mechanism.scale == pytest.approx(1 / (math.sqrt(4) * 4.0))
+    x = 0.5 * torch.randn(2, 30, 8)
+    torch.testing.assert_close(converted(x, x, x)[0], layer(x, x, x)[0], rtol=0, atol=2e-3)
+    default: Any = convert_attention(MultiheadAttention(8, 2, Softmax(fused=fused)))
+    assert default.mechanism.scale is None
+
+
+@pytest.mark.parametrize("attention", ["linear_elu", "eala_collision", "uniform"])
+def test_a_layer_that_is_no_softmax_is_not_converted(attention: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"layer 'temporal.0.attention' has the mechanism \w+, expected Softmax, whose"
+    ):
+        convert_attention(host(attention))

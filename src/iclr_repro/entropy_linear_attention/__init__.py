@@ -8,13 +8,13 @@ their place.
 
 What the paper and the summaries write, and where it lives here:
 
-    q_i, k_j, v_j              queries (..., M, d), keys (..., N, d), values (..., N, e)
-    s_ij                       scores scale phi(q_i) . phi(k_j)                      `FEATURE_MAPS`
-    H(softmax(s_i))            entropy, exactly and in linear time                   `softmax_entropy`,
-    `entropy_estimate` theta_q*                   from the variance of the scores, in closed form       `SOLVERS`,
-    `entropy_equality` EALA                       the attention
-    `entropy_linear_attention` ELinFormer                 the forecaster
-    `ELinFormer`
+    q_i, k_j, v_j   queries (..., M, d), keys (..., N, d), values (..., N, e)
+    s_ij            scores: scale phi(q_i) . phi(k_j)                         `FEATURE_MAPS`
+    H(softmax(s_i)) entropy, exactly                                          `softmax_entropy`
+                    entropy, in linear time                                   `entropy_estimate`, `ESTIMATES`
+    theta_q*        from the variance of the scores, in closed form           `SOLVERS`, `entropy_equality`
+    EALA            the attention                                             `entropy_linear_attention`
+    ELinFormer      the forecaster                                            `ELinFormer`
 
 Nonnegative linear weights cannot be sharp: EALA cannot imitate peaked attention. `attention_entropy_report` tells where
 that matters.

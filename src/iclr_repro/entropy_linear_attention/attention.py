@@ -152,8 +152,9 @@ def entropy_equality(
     The attainment rate is the share of queries with theta > 0, the dead rate that with mean score 0 (ReLU features).
     Arguments and errors as there.
     """
-    found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
-    return equality(score_moments(found), solver, theta=theta)
+    with torch.autocast(q.device.type, enabled=False):
+        found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
+        return equality(score_moments(found), solver, theta=theta)
 
 
 def attention_weights(
@@ -170,12 +171,13 @@ def attention_weights(
 
     w_ij = (1 + g_i (s_ij - mu_i)) / N, 0 for masked keys. O(M N) memory. Arguments and errors as there.
     """
-    found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
-    equal = equality(score_moments(found), solver, theta=theta)
-    dense_MN = scores(found)
-    deviation_MN = torch.where(dense_MN.isinf(), torch.zeros_like(dense_MN), dense_MN - equal.mean[..., None])
-    weights_MN = (1.0 + equal.gain[..., None] * deviation_MN) / found.num_keys
-    return weights_MN if found.mask is None else weights_MN * found.mask.mT
+    with torch.autocast(q.device.type, enabled=False):
+        found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
+        equal = equality(score_moments(found), solver, theta=theta)
+        dense_MN = scores(found)
+        deviation_MN = torch.where(dense_MN.isinf(), torch.zeros_like(dense_MN), dense_MN - equal.mean[..., None])
+        weights_MN = (1.0 + equal.gain[..., None] * deviation_MN) / found.num_keys
+        return weights_MN if found.mask is None else weights_MN * found.mask.mT
 
 
 def _check_values(k: Tensor, v: Tensor) -> None:

@@ -120,17 +120,18 @@ class RunningMoments:
                 f"k and v: got shapes {list(k.shape)} and {list(v.shape)}, expected {[*batch, size]} and"
                 f" {[*batch, self.mean.shape[-1] - size]} as at the start"
             )
-        one = torch.ones_like(self.count)
-        k, v = widened(k), widened(v)
-        if exists is not None:
-            there = checked_mask(exists[..., None], k[..., None, :]).reshape(*exists.shape, 1)
-            one = one * there
-            k, v = (torch.where(there, x, torch.zeros_like(x)) for x in (k, v))
-        count = self.count + one
-        step = (torch.cat([feature_map_of(self.feature_map)(k), v], dim=-1) - self.mean) * one
-        safe = count.clamp(min=1.0)
-        products = self.products + (self.count / safe * step[..., :size])[..., :, None] * step[..., None, :]
-        return RunningMoments(count, self.mean + step / safe, products, self.feature_map)
+        with torch.autocast(k.device.type, enabled=False):
+            one = torch.ones_like(self.count)
+            k, v = widened(k), widened(v)
+            if exists is not None:
+                there = checked_mask(exists[..., None], k[..., None, :]).reshape(*exists.shape, 1)
+                one = one * there
+                k, v = (torch.where(there, x, torch.zeros_like(x)) for x in (k, v))
+            count = self.count + one
+            step = (torch.cat([feature_map_of(self.feature_map)(k), v], dim=-1) - self.mean) * one
+            safe = count.clamp(min=1.0)
+            products = self.products + (self.count / safe * step[..., :size])[..., :, None] * step[..., None, :]
+            return RunningMoments(count, self.mean + step / safe, products, self.feature_map)
 
     def attend(
         self, q: Float[Tensor, "*batch M D"], *, solver: str | Solver = "collision", scale: float | None = None
@@ -142,9 +143,10 @@ class RunningMoments:
         """
         # One key of zeros stands in for those that are not kept: queries are checked and scaled as everywhere.
         placeholder = q.new_zeros(*q.shape[:-2], 1, q.shape[-1])
-        found = features(q, placeholder, feature_map=self.feature_map, scale=scale)
-        moments = self.products / self.count.clamp(min=1.0)[..., None]
-        return _attend(found.q, self.mean[..., None, :], moments[..., None, :, :], solver).to(q.dtype)
+        with torch.autocast(q.device.type, enabled=False):
+            found = features(q, placeholder, feature_map=self.feature_map, scale=scale)
+            moments = self.products / self.count.clamp(min=1.0)[..., None]
+            return _attend(found.q, self.mean[..., None, :], moments[..., None, :, :], solver).to(q.dtype)
 
 
 def _attend(q: Tensor, mean: Tensor, moments: Tensor, solver: str | Solver) -> Tensor:

@@ -44,8 +44,9 @@ def convert_attention(
 ) -> nn.Module:
     """Return a copy of a model in which attention layers use EALA, with all weights kept; the model is left as it was.
 
-    Nothing is retrained. With "relu" the scores change with the feature map, so expect to fine-tune; "identity" keeps
-    the scores of the softmax layers but allows negative weights.
+    Nothing is retrained. The scale of the scores is kept, also that of a softmax of another temperature. With "relu"
+    the scores change with the feature map, so expect to fine-tune; "identity" keeps the scores of the softmax layers
+    but allows negative weights.
 
     Args:
         model: holds `torch.nn.MultiheadAttention` or our `MultiheadAttention` layers.
@@ -55,7 +56,8 @@ def convert_attention(
         solver: of the new layers.
 
     Raises:
-        ValueError: no such layer, none at all, or a layer with bias_k or add_zero_attn, which linear attention has not.
+        ValueError: no such layer, none at all, a layer with bias_k or add_zero_attn, which linear attention has not, or
+            a layer of ours whose mechanism is not softmax.
     """
     found = attention_layers(model)
     chosen = list(found) if layers is None else list(layers)
@@ -68,6 +70,11 @@ def convert_attention(
             found[name].bias_k is not None or found[name].add_zero_attn
         ):
             raise ValueError(f"layer {name!r} adds keys of its own (add_bias_kv or add_zero_attn), which EALA cannot")
+        if isinstance(found[name], MultiheadAttention) and not isinstance(found[name].mechanism, Softmax):
+            raise ValueError(
+                f"layer {name!r} has the mechanism {type(found[name].mechanism).__name__}, expected Softmax, whose"
+                " ranking and entropy EALA takes over: name the softmax layers in `layers`"
+            )
     converted = copy.deepcopy(model)
     for name in chosen:
         layer = converted.get_submodule(name)
@@ -82,7 +89,9 @@ def convert_attention(
 def _with_entropy_equality(layer: Any, feature_map: str | FeatureMap, solver: str | Solver) -> nn.Module:
     """A layer with EALA and the weights of `layer`, on its device, in its dtype and mode."""
     if isinstance(layer, MultiheadAttention):
-        mechanism = EntropyEquality(layer.num_heads, feature_map=feature_map, solver=solver)
+        softmax: Any = layer.mechanism
+        scale = None if softmax.temperature == 1.0 else 1.0 / (math.sqrt(layer.head_dim) * softmax.temperature)
+        mechanism = EntropyEquality(layer.num_heads, feature_map=feature_map, solver=solver, scale=scale)
         layer.mechanism = mechanism.to(layer.out_proj.weight).train(layer.training)
         return layer
     new = EntropyLinearAttention(
@@ -135,7 +144,8 @@ def attention_entropy_report(
         raise ValueError(f"the model has {len(found)} attention layers and num_queries is {num_queries}: expected >= 1")
     tables = {}
     for name, (_, q, k, mask) in _observed(model, inputs, num_queries, generator).items():
-        tables[name] = _layer_report(q, k, mask, feature_map, solver)
+        with torch.autocast(q.device.type, enabled=False):
+            tables[name] = _layer_report(q, k, mask, feature_map, solver)
     return pd.concat(tables, names=["layer", "head"])
 
 

@@ -49,8 +49,9 @@ def softmax_entropy(
 
     Source: sheet M2.
     """
-    found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
-    return entropy_of_scores(scores(found))
+    with torch.autocast(q.device.type, enabled=False):
+        found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
+        return entropy_of_scores(scores(found))
 
 
 def scores(found: Features) -> Float[Tensor, "*batch M N"]:
@@ -123,6 +124,7 @@ def entropy_estimate(
     Source: sheet M3 (reconstruction; the paper's own approximation is not available).
     """
     formula = chosen("estimate", estimate, ESTIMATES)
-    found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
-    log_n = found.num_keys[..., 0].log()
-    return torch.minimum(formula(log_n, score_moments(found), found).clamp(min=0.0), log_n)
+    with torch.autocast(q.device.type, enabled=False):
+        found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
+        log_n = found.num_keys[..., 0].log()
+        return torch.minimum(formula(log_n, score_moments(found), found).clamp(min=0.0), log_n)

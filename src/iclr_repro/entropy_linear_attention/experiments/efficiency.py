@@ -17,6 +17,7 @@ from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.statistics import mean_interval
 from iclr_repro.entropy_linear_attention import figures
+from iclr_repro.entropy_linear_attention._choices import check_listed
 from iclr_repro.entropy_linear_attention.attention import attention_weights
 from iclr_repro.entropy_linear_attention.entropy import entropy_estimate, softmax_entropy
 from iclr_repro.entropy_linear_attention.host import ELinFormer
@@ -52,6 +53,11 @@ class Efficiency:
     num_heads: int = parameter("heads", low=1, high=64)
     repeats: int = parameter("timings, after one to warm up", low=1, high=1_000)
     model_nodes: int = parameter("nodes of the whole model", low=2)
+
+    def __post_init__(self) -> None:
+        """Refuse lists that are empty or name something twice."""
+        check_listed("attentions", self.attentions)
+        check_listed("num_nodes", self.num_nodes)
 
     def run(self, run: Run) -> Result:
         """Time and measure."""

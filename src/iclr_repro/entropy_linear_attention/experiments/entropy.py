@@ -18,6 +18,7 @@ from torch import Tensor
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.entropy_linear_attention import figures
+from iclr_repro.entropy_linear_attention._choices import check_listed
 from iclr_repro.entropy_linear_attention.attention import attention_weights, entropy_equality
 from iclr_repro.entropy_linear_attention.distributions import (
     entropy,
@@ -34,6 +35,7 @@ _CLUSTER_STD = 0.5
 _NATURAL = "natural"  # unit-variance pre-activations, scale 1/sqrt(D): nothing is rescaled
 _RANKED = 8  # queries whose rank correlation is taken: it costs a sort, and `ranking_violation` covers all
 _SWEEP = np.geomspace(0.25, 8.0, 41)
+_SHOWN_DIM = 16  # the figure has the largest head up to this
 
 
 def gaussian_keys(rng: np.random.Generator, num_keys: int, head_dim: int) -> Tensor:
@@ -56,6 +58,22 @@ def with_variance(q: Tensor, k: Tensor, feature_map: str, variance: float | str)
     return q * torch.sqrt(float(variance) / mean)
 
 
+def _check_grid(dims: tuple[int, ...], num_keys: tuple[int, ...], variances: tuple[float, ...]) -> None:
+    """Refuse a grid without a cell, or with a variance that queries cannot be scaled to; no variance: natural only."""
+    check_listed("dims", dims)
+    check_listed("num_keys", num_keys)
+    check_listed("variances", variances, least=0)
+    if wrong := [value for value in variances if not (value > 0.0 and np.isfinite(value))]:
+        raise ValueError(
+            f"variances: got {wrong[0]}, expected positive finite numbers: at 0 every entropy is log N, and its deficit"
+            " 0 has no relative error"
+        )
+    if min(dims) > _SHOWN_DIM:
+        raise ValueError(
+            f"dims: got {list(dims)}, expected one of at most {_SHOWN_DIM}, which the figure shows: add one"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class EntropyApproximation:
     """E1: relative error of entropy and of the deficit log N - H, over head sizes, key counts and score variances."""
@@ -65,6 +83,10 @@ class EntropyApproximation:
     variances: tuple[float, ...] = parameter("variances of the scores for Gaussian and clustered keys", low=0.0)
     num_queries: int = parameter("queries of a draw", low=1, high=100_000)
     draws: int = parameter("sets of keys", low=1, high=1_000)
+
+    def __post_init__(self) -> None:
+        """Refuse a grid that cannot be measured or shown."""
+        _check_grid(self.dims, self.num_keys, self.variances)
 
     def run(self, run: Run) -> Result:
         """Compare each estimate with the exact entropy."""
@@ -79,7 +101,7 @@ class EntropyApproximation:
         return Result(
             metrics=metrics,
             tables={"entropy_errors": table.unstack("estimate")},
-            figures={"entropy_error": figures.entropy_error(table, dim=max(d for d in self.dims if d <= 16))},
+            figures={"entropy_error": figures.entropy_error(table, dim=max(d for d in self.dims if d <= _SHOWN_DIM))},
         )
 
     def _rows(self, run: Run) -> Iterator[dict[str, object]]:
@@ -120,6 +142,10 @@ class Resemblance:
     num_queries: int = parameter("queries of a draw", low=1, high=100_000)
     draws: int = parameter("sets of keys", low=1, high=1_000)
 
+    def __post_init__(self) -> None:
+        """Refuse a grid that cannot be measured."""
+        _check_grid(self.dims, self.num_keys, self.variances)
+
     def run(self, run: Run) -> Result:
         """Measure each solver over the grid; sweep theta in the first cell at natural variance."""
         rows = []
@@ -154,7 +180,7 @@ class Resemblance:
     def _sweep(self, run: Run) -> pd.DataFrame:
         """TV and entropy gap of (theta + s)/sum when theta + mu is a multiple of its entropy-equal value."""
         rng = run.rng("sweep")
-        dim, number = max(d for d in self.dims if d <= 16), self.num_keys[0]
+        dim, number = max(d for d in self.dims if d <= _SHOWN_DIM), self.num_keys[0]
         k = gaussian_keys(rng, number, dim)
         q = gaussian_keys(rng, self.num_queries, dim)
         found = features(q, k)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from iclr_repro.core.experiment import DataKind, Result, parameter
 from iclr_repro.core.loop import EarlyStopping
 from iclr_repro.core.rundir import Run
 from iclr_repro.entropy_linear_attention import figures
+from iclr_repro.entropy_linear_attention._choices import check_clip_norm, check_heads, check_listed
 from iclr_repro.entropy_linear_attention.conversion import (
     attention_entropy_report,
     attention_layers,
@@ -42,6 +43,7 @@ from iclr_repro.entropy_linear_attention.training import (
 _STID = "stid"
 _SYNTHETIC_DAYS = 25  # as long as pems08_tail
 _SHOWN_HORIZONS = (3, 6, 12)
+_SOFTMAX = ("softmax", "softmax_sdpa")  # the same function: the first that is trained stands for both
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,20 @@ class _Trained:
     patience: int | None = parameter("validations without improvement before training ends; null: never", low=1)
     validation_every: int = parameter("use each how many-th validation window", low=1, high=10_000)
     test_every: int = parameter("use each how many-th test window", low=1, high=10_000)
+
+    def __post_init__(self) -> None:
+        """Refuse milestones that the schedule does not use, or a schedule without them, and a norm of 0."""
+        check_clip_norm(self.clip_norm, optional=True)
+        if self.schedule == "multistep" and not self.milestones:
+            raise ValueError(
+                "milestones is empty, expected at least one epoch with schedule=multistep: name where the learning rate"
+                " is divided, or choose schedule=onecycle"
+            )
+        if self.schedule != "multistep" and self.milestones:
+            raise ValueError(
+                f"milestones is {list(self.milestones)}, expected an empty list with schedule={self.schedule}, which"
+                " has none: choose schedule=multistep, or milestones=[]"
+            )
 
     def learner(self, run: Run, model: nn.Module, series: Series, *, steps: int | None = None) -> KeepBest:
         """What trains and tests a model."""
@@ -126,11 +142,18 @@ class Forecasting(_Trained):
     fine_tune_steps: int = parameter("updates after converting the softmax model; 0: convert nothing", low=0)
 
     def __post_init__(self) -> None:
-        """Refuse heads that do not divide the model dimension."""
+        """Refuse heads that do not divide the model dimension, no attention, and nothing to convert."""
+        super().__post_init__()
+        check_listed("attentions", self.attentions)
         dim = self.input_dim + self.tod_dim + self.dow_dim + self.adaptive_dim
         if dim % self.num_heads:
             raise ValueError(
                 f"num_heads is {self.num_heads}, expected a divisor of the {dim} features of the embeddings"
+            )
+        if self.fine_tune_steps and _softmax_of(self.attentions) is None:
+            raise ValueError(
+                f"fine_tune_steps is {self.fine_tune_steps}, but attentions {list(self.attentions)} has no softmax to"
+                f" convert: add one of {', '.join(_SOFTMAX)}, or set fine_tune_steps=0"
             )
 
     def run(self, run: Run) -> Result:
@@ -169,16 +192,16 @@ class Forecasting(_Trained):
                     model, x, generator=run.torch_rng(f"entropy/{name}")
                 ).items():
                     metrics[f"{name}/relative_entropy/{layer}"] = value
-        if "softmax" in models:
-            report = attention_entropy_report(models["softmax"], x, generator=run.torch_rng("report"))
+        if (softmax := _softmax_of(self.attentions)) is not None:
+            report = attention_entropy_report(models[softmax], x, generator=run.torch_rng("report"))
             plain = attention_entropy_report(
-                models["softmax"], x, generator=run.torch_rng("report/plain"), feature_map="identity"
+                models[softmax], x, generator=run.torch_rng("report/plain"), feature_map="identity"
             )
             tables |= {"attention_entropy": report, "attention_entropy_plain": plain}
             metrics |= _of_host(plain)
             shown["attention_entropy_report"] = figures.entropy_report(report)
             if self.fine_tune_steps:
-                metrics |= self.conversions(run, models["softmax"], series)
+                metrics |= self.conversions(run, models[softmax], series)
         truth, predicted = _examples(learners, series, self.anchor)
         shown |= {
             "error_by_horizon": figures.error_by_horizon({name: errors_by_horizon(one) for name, one in sums.items()}),
@@ -280,6 +303,12 @@ class PlugIn(_Trained):
     ffn_dim: int = parameter("hidden units of a layer", low=1)
     num_layers: int = parameter("layers", low=1)
 
+    def __post_init__(self) -> None:
+        """Refuse heads that do not divide the model dimension, and no set."""
+        super().__post_init__()
+        check_listed("datasets", self.datasets)
+        check_heads(self.num_heads, self.dim)
+
     def run(self, run: Run) -> Result:
         """Train the host as it is and converted, from equal weights, on each set."""
         metrics: dict[str, float] = {}
@@ -308,6 +337,11 @@ class PlugIn(_Trained):
                 metrics |= {f"{dataset}/{name}/{quantity}": errors(one)[quantity] for quantity in ("mae", "rmse")}
             metrics[f"{dataset}/test/n"] = float(len(series.test[:: self.test_every]))
         return Result(metrics=metrics, data="synthetic" if "synthetic" in kinds else "real")
+
+
+def _softmax_of(attentions: Collection[str]) -> str | None:
+    """The softmax among the attentions that the report and the conversions look at; None: there is none."""
+    return next((name for name in _SOFTMAX if name in attentions), None)
 
 
 def _naive(series: Series, test_every: int, *, history_rows: int | None = None) -> dict[str, np.ndarray]:
@@ -343,8 +377,8 @@ def _examples(
     starts = series.test[: series.steps_per_day // 2]
     windows = Windows(series, starts, anchor)
     found: dict[str, np.ndarray] = {}
-    for name in ("softmax", "eala_collision"):
-        if name in learners:
+    for name in (_softmax_of(learners), "eala_collision"):
+        if name is not None and name in learners:
             learner = learners[name].learner
             rows = []
             with torch.no_grad():

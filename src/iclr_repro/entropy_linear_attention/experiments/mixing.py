@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.entropy_linear_attention import figures
+from iclr_repro.entropy_linear_attention._choices import check_clip_norm, check_heads, check_listed
 from iclr_repro.entropy_linear_attention.mechanisms import MECHANISMS
 from iclr_repro.entropy_linear_attention.mixing import ClusterTask, MixingModel
 from iclr_repro.entropy_linear_attention.training import initialised, mean_squared_error, squared_error_learner
@@ -34,6 +35,18 @@ class Mixing:
     learning_rate: float = parameter("largest learning rate of the cycle", low=0.0, high=1.0)
     clip_norm: float = parameter("largest norm of the gradient", low=0.0)
     test_samples: int = parameter("fresh samples for the test", low=1, high=1_000_000)
+
+    def __post_init__(self) -> None:
+        """Refuse nodes or dimensions that do not divide, no attention, and a norm of 0."""
+        for option, names in (("long", self.long), ("short", self.short)):
+            check_listed(option, names)
+        if self.num_nodes % self.num_clusters:
+            raise ValueError(
+                f"num_clusters is {self.num_clusters}, expected a divisor of num_nodes ="
+                f" {self.num_nodes}: change either"
+            )
+        check_heads(self.num_heads, self.dim)
+        check_clip_norm(self.clip_norm, optional=False)
 
     def run(self, run: Run) -> Result:
         """Train all attentions from equal weights on equal samples, and test them on equal samples."""
