@@ -117,6 +117,7 @@ def judged(impostor: type[MENashQL], folder: Path, monkeypatch: pytest.MonkeyPat
         "burn_in": {"runs": 2, "states": [8, 16], "episodes": 800},
     }
     metrics: dict[str, Any] = recorded()
+    metrics["computation"]["nash_vi/time_slope"] = 0.7  # the recorded one fails C3 whatever the impostor does
     for name, change in changes.items():
         config = {**settings[name], **change}
         config["methods"] = {"me_nash_ql": config["methods"]["me_nash_ql"]}
