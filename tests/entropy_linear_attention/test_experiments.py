@@ -290,7 +290,12 @@ def test_combinations_that_cannot_work_are_refused_at_once(
 def test_the_fused_softmax_is_reported_on_where_it_is_the_only_one(tmp_path: Path) -> None:
     experiment = dataclasses.replace(small_forecasting(), fine_tune_steps=1)
     found = experiment.run(bare_run(tmp_path))
-    assert {"host_keys/attainment", "converted_relu/mae", "converted_identity/fine_tuned_mae"} <= set(found.metrics)
+    assert {
+        "host_keys/plain/attainment",
+        "host_keys/relu/tv_to_plain",
+        "converted_relu/mae",
+        "converted_identity/fine_tuned_mae",
+    } <= set(found.metrics)
     assert {"attention_entropy", "attention_entropy_plain"} <= set(found.tables)
     assert "attention_entropy_report" in found.figures
 

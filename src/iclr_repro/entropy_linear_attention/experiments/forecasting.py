@@ -210,7 +210,9 @@ class Forecasting(_Trained):
                 models[softmax], x, generator=run.torch_rng("report/plain"), feature_map="identity"
             )
             tables |= {"attention_entropy": report, "attention_entropy_plain": plain}
-            metrics |= _of_host(plain) | _estimates_on_host(models[softmax], x, generator=run.torch_rng("estimates"))
+            metrics |= _of_host(plain, report) | _estimates_on_host(
+                models[softmax], x, generator=run.torch_rng("estimates")
+            )
             shown["attention_entropy_report"] = figures.entropy_report(report)
             if self.fine_tune_steps:
                 metrics |= self.conversions(run, models[softmax], series)
@@ -399,11 +401,14 @@ def _anchor_errors(series: Series, anchor: str, test_every: int) -> np.ndarray:
     return masked_errors(predicted, truth, zeros_are_missing=series.zeros_are_missing)
 
 
-def _of_host(report: pd.DataFrame) -> dict[str, float]:
-    """E1 (c): the estimate on the scores of the trained softmax host, means over the heads of its spatial layers."""
-    spatial = report[report.index.get_level_values("layer").str.startswith("spatial")]
-    quantities = ("variance", "entropy", "deficit", "relative_error", "attainment", "tv_to_softmax")
-    return {f"host_keys/{quantity}": float(spatial[quantity].mean()) for quantity in quantities}
+def _of_host(plain: pd.DataFrame, relu: pd.DataFrame) -> dict[str, float]:
+    """Scores of the trained softmax host, and what ReLU features make of them: means over heads of spatial layers."""
+    chosen = {"plain": ("variance", "entropy", "deficit", "attainment"), "relu": ("attainment", "dead", "tv_to_plain")}
+    found = {}
+    for name, report in (("plain", plain), ("relu", relu)):
+        spatial = report[report.index.get_level_values("layer").str.startswith("spatial")]
+        found |= {f"host_keys/{name}/{quantity}": float(spatial[quantity].mean()) for quantity in chosen[name]}
+    return found
 
 
 def _estimates_on_host(model: nn.Module, x: Tensor, *, generator: torch.Generator) -> dict[str, float]:
