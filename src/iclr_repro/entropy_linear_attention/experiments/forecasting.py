@@ -404,7 +404,7 @@ def _anchor_errors(series: Series, anchor: str, test_every: int) -> np.ndarray:
 def _of_host(plain: pd.DataFrame, relu: pd.DataFrame) -> dict[str, float]:
     """Scores of the trained softmax host, and what ReLU features make of them: means over heads of spatial layers."""
     chosen = {"plain": ("variance", "entropy", "deficit", "attainment"), "relu": ("attainment", "dead", "tv_to_plain")}
-    found = {}
+    found: dict[str, float] = {}
     for name, report in (("plain", plain), ("relu", relu)):
         spatial = report[report.index.get_level_values("layer").str.startswith("spatial")]
         found |= {f"host_keys/{name}/{quantity}": float(spatial[quantity].mean()) for quantity in chosen[name]}
