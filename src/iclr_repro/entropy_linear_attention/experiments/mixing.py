@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
+from iclr_repro.core.seeding import RandomStreams
 from iclr_repro.entropy_linear_attention import figures
 from iclr_repro.entropy_linear_attention._choices import check_clip_norm, check_heads, check_listed
 from iclr_repro.entropy_linear_attention.experiments.attainment import attainment_metrics
@@ -64,26 +65,28 @@ class Mixing:
         metrics: dict[str, float | np.ndarray] = {
             name: np.array([metrics[name] for metrics, _ in measured]) for name in measured[0][0]
         }
-        task = self.task(run, 0)  # the errors that can be reached are the same for every draw of the clusters
+        task = self.task(RandomStreams(run.seed))  # every draw of the clusters has the same least errors
         reachable = {"cluster_mean": task.cluster_mean_error, "best": task.best_error, "lonely": task.lonely_error}
         metrics |= {f"{name}/mse": value for name, value in reachable.items()}
         metrics["test/n"] = float(self.test_samples)
         curves = figures.mixing_curves(measured[0][1], best=task.best_error, lonely=task.lonely_error)
         return Result(metrics=metrics, figures={"learning": curves}, data="none")
 
-    def task(self, run: Run, number: int) -> ClusterTask:
-        """The clusters of training number `number`."""
-        return ClusterTask.balanced(self.num_nodes, self.num_clusters, rng=run.rng(f"clusters/{number}"))
+    def task(self, streams: RandomStreams) -> ClusterTask:
+        """The task with clusters drawn anew."""
+        return ClusterTask.balanced(self.num_nodes, self.num_clusters, rng=streams.numpy("clusters"))
 
     def measured(self, run: Run, number: int) -> tuple[dict[str, float], dict[tuple[int, str], pd.Series]]:
-        """Metrics and learning curves (steps, attention) of training number `number`."""
-        task = self.task(run, number)
-        test = TensorDataset(*task.sample(self.test_samples, generator=run.torch_rng(f"test/{number}")))
+        """Metrics and learning curves (steps, attention) of training number `number`, drawn as by seed + number."""
+        seed = run.seed + number
+        streams = RandomStreams(seed)
+        task = self.task(streams)
+        test = TensorDataset(*task.sample(self.test_samples, generator=streams.torch("test")))
         metrics: dict[str, float] = {}
         curves = {}
         trainings = {"long": (self.long_steps, self.long), "short": (self.short_steps, self.short)}
         for training, (steps, names) in trainings.items():
-            drawn = task.sample(steps * self.batch_size, generator=run.torch_rng(f"train/{training}/{number}"))
+            drawn = task.sample(steps * self.batch_size, generator=streams.torch(f"train/{training}"))
             samples = TensorDataset(*drawn)
             for name in names:
                 build = functools.partial(
@@ -94,9 +97,9 @@ class Mixing:
                     num_heads=self.num_heads,
                     ffn_dim=self.ffn_dim,
                     num_layers=self.num_layers,
-                    generator=run.torch_rng(f"features/{training}/{name}/{number}"),
+                    generator=streams.torch(f"features/{training}/{name}"),
                 )
-                model = initialised(build, seed=run.seed + number)
+                model = initialised(build, seed=seed)
                 learner = squared_error_learner(
                     model,
                     samples,
@@ -104,7 +107,7 @@ class Mixing:
                     steps=steps,
                     learning_rate=self.learning_rate,
                     clip_norm=self.clip_norm,
-                    seed=run.seed + number,
+                    seed=seed,
                     device=run.device,
                 )
                 history = run.fit(learner, steps, name=f"{training}_{name}_{number}", log_every=10)
@@ -112,7 +115,7 @@ class Mixing:
                 metrics |= attainment_metrics(
                     model,
                     test.tensors[0][:_OBSERVED].to(run.device),
-                    generator=run.torch_rng(f"attainment/{training}/{name}/{number}"),
+                    generator=streams.torch(f"attainment/{training}/{name}"),
                     prefix=f"{training}/{name}",
                 )
                 curves[steps, name] = pd.Series(history.values("loss"), index=history.steps("loss"))
