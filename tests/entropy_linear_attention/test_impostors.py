@@ -143,7 +143,7 @@ class Nothing(nn.Module):
     """Frozen: always zero."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        return torch.zeros_like(q)
+        return 0.0 * q
 
 
 class Shuffled(nn.Module):
