@@ -6,10 +6,12 @@ ask for more, or for more data, at scale `paper`.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 from iclr_repro.core.claims import (
     Check,
+    NotRun,
     Results,
     all_of,
     at_least,
@@ -21,6 +23,7 @@ from iclr_repro.core.claims import (
 
 _NOT_AVAILABLE = "not available"
 _FLOAT32 = 1e-5  # what is timed must be the attention: its output against the dense weights, values of size 1
+_PEMS08_TEST_WINDOWS = 3566
 _ROUNDING = 0.0101  # the sheet's scores have two digits; its RMSE of HA + ridge is one unit in the last off
 
 
@@ -60,6 +63,10 @@ def weights_are_a_distribution_of_the_same_ranking(r: Results) -> Check:
 @claim(id="C4", source="abstract (H4); numbers ours", paper="entropy equality")
 def entropies_are_equal(r: Results) -> Check:
     """Where theta > 0 the entropy of the weights is within 1 % of softmax's, its deficit within 25 %."""
+    return _entropies_agree(r)
+
+
+def _entropies_agree(r: Results) -> Check:
     cell = "d16/n170/var_natural/collision"
     return all_of(
         at_most(r.resemblance[f"{cell}/entropy_gap"], 0.01),
@@ -69,8 +76,10 @@ def entropies_are_equal(r: Results) -> Check:
 
 @claim(id="C5", headline=True, source="abstract in spirit (H4); numbers ours", paper=_NOT_AVAILABLE)
 def equality_brings_weights_closer_to_softmax(r: Results) -> Check:
-    """Total variation to softmax is at most 0.6 of that of plain linear attention (theta = 0), heads of 8 and 16."""
-    return all_of(*(at_most(r.resemblance[f"d{dim}/n170/var_natural/collision/tv_over_plain"], 0.6) for dim in (8, 16)))
+    """With entropies equal (C4) total variation to softmax is at most 0.6 of that of theta = 0, heads of 8 and 16."""
+    # Without C4 one constant theta for all queries would pass.
+    distances = (r.resemblance[f"d{dim}/n170/var_natural/collision/tv_over_plain"] for dim in (8, 16))
+    return all_of(_entropies_agree(r), *(at_most(distance, 0.6) for distance in distances))
 
 
 @claim(
@@ -106,8 +115,9 @@ def time_grows_linearly(r: Results) -> Check:
 
 @claim(id="C8s", source="issue of this reproduction", paper=_NOT_AVAILABLE)
 def training_is_faster_too(r: Results) -> Check:
-    """At N = 4096 forward with backward is 5x as fast as softmax, and both are faster than the fused softmax."""
+    """Forward with backward: power of N <= 1.25, at N = 4096 5x as fast as softmax; both beat the fused softmax."""
     return all_of(
+        at_most(r.efficiency["eala_collision/forward_backward_slope"], 1.25),
         at_least(r.efficiency["n4096/forward_backward_speedup_over_softmax"], 5.0),
         more_than(r.efficiency["n4096/forward_speedup_over_softmax_sdpa"], 1.0),
         more_than(r.efficiency["n4096/forward_backward_speedup_over_softmax_sdpa"], 1.0),
@@ -136,31 +146,48 @@ def memory_grows_linearly(r: Results) -> Check:
 @claim(id="C10", headline=True, source="abstract (H2)", paper="competitive or superior", scales=("cpu",), data="real")
 def forecasts_as_well_as_softmax(r: Results) -> Check:
     """MAE at most 1.04 of softmax's at equal budget, and below the anchor's, which an untrained network gives."""
-    return all_of(
-        at_most(r.forecasting["eala_collision/mae"] / r.forecasting["softmax/mae"], 1.04),
-        more_than(r.forecasting["anchor/mae"] - r.forecasting["eala_collision/mae"], 1e-6),  # of round-off
+    eala = r.forecasting["eala_collision/mae"]
+    check = all_of(
+        at_most(eala / r.forecasting["softmax_sdpa/mae"], 1.04),
+        more_than(r.forecasting["anchor/mae"] - eala, 1e-6),  # of round-off
     )
+    # Whether attention over nodes matters at all: without these two "as good as softmax" is empty.
+    trained = [name for name in ("none", "uniform") if f"{name}/mae" in r.forecasting.metrics]
+    controls = [f"{name} {r.forecasting[f'{name}/mae'].mean:.3f}" for name in trained]
+    beside = f"MAE {eala.mean:.3f}; controls: {', '.join(controls) or 'not trained'}"
+    return dataclasses.replace(check, note="; ".join(filter(None, (beside, check.note))))
 
 
 @claim(id="C10p", source="abstract (H2)", paper="competitive or superior", scales=("paper",), data="real")
 def forecasts_as_well_as_softmax_at_full_size(r: Results) -> Check:
     """On full PEMS08 MAE is at most 1.02 of softmax's, and at most 14.2, where STID stands."""
+    _only_full_pems08(r)
     return all_of(
         at_most(r.forecasting["eala_collision/mae"] / r.forecasting["softmax_sdpa/mae"], 1.02),
         at_most(r.forecasting["eala_collision/mae"], 14.2),
     )
 
 
+def _only_full_pems08(r: Results) -> None:
+    number = r.forecasting["test/n"].mean
+    if number != _PEMS08_TEST_WINDOWS:
+        raise NotRun(f"says something about all {_PEMS08_TEST_WINDOWS} test windows of PEMS08; these are {number:g}")
+
+
 @claim(id="C11", source="ours (guards C10)", paper=_NOT_AVAILABLE, scales=("paper",), data="real")
 def spatial_mixing_is_needed(r: Results) -> Check:
     """Without spatial layers MAE is at least 1 % above softmax's."""
+    # At scale cpu the value is reported, and no verdict is given.
     return at_least(r.forecasting["none/mae"] / r.forecasting["softmax_sdpa/mae"], 1.01)
 
 
 @claim(id="C12", source="ours (theory of M4)", paper=_NOT_AVAILABLE, scales=("smoke", "cpu", "paper"))
 def shannon2_is_first_order_softmax(r: Results) -> Check:
-    """With solver shannon2 the weights are (1 + s - mu)/N wherever theta > 0, to 1e-6."""
-    return exact(r.theory["taylor/largest_difference"], 0.0, tolerance=1e-6)
+    """With solver shannon2 the weights are (1 + s - mu)/N wherever theta > 0 (some queries), to 1e-6."""
+    return all_of(
+        exact(r.theory["taylor/largest_difference"], 0.0, tolerance=1e-6),
+        more_than(r.theory["taylor/checked_share"], 0.0),
+    )
 
 
 @claim(id="C13", headline=True, source="ours (E7)", paper=_NOT_AVAILABLE)

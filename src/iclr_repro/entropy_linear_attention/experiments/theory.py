@@ -56,7 +56,11 @@ class Theory:
             **_families(run, self.cases),
             **_counter_example(),
         }
-        return Result(metrics={name: float(value) for name, value in metrics.items()})
+        share = float(metrics["taylor/checked_share"])
+        return Result(
+            metrics={name: float(value) for name, value in metrics.items()},
+            intervals={"taylor/checked_share": (share, share)},  # counted, not sampled
+        )
 
 
 def random_cases(rng: np.random.Generator, number: int) -> Iterator[dict[str, Any]]:
@@ -80,7 +84,7 @@ def _invariants(run: Run, number: int) -> dict[str, float]:
     """Largest violation of each invariant of M5, and how many cases violate any (C3); the Taylor identity (C12)."""
     rng = run.rng("cases")
     worst = dict.fromkeys(("row_sum", "negative", "ranking", "shift", "scaling", "permutation", "dense"), 0.0)
-    taylor, violations, attaining = 0.0, 0, 0
+    taylor, violations, attaining, queries = 0.0, 0, 0, 0
     for case in random_cases(rng, number):
         q, k, v = case["q"], case["k"], case["v"]
         options = {"key_mask": case["key_mask"], "solver": case["solver"]}
@@ -104,7 +108,7 @@ def _invariants(run: Run, number: int) -> dict[str, float]:
         worst = {name: float(np.maximum(worst[name], float(value))) for name, value in found.items()}
         equal = entropy_equality(q, k, key_mask=case["key_mask"], solver="shannon2")
         attains = ~(equal.theta <= 0)
-        attaining += int(attains.sum())
+        attaining, queries = attaining + int(attains.sum()), queries + len(q)
         first_order = (1.0 + dense - equal.mean[:, None]) / int(exists.sum())
         weights2 = attention_weights(q, k, key_mask=case["key_mask"], solver="shannon2")[:, exists]
         if attains.any():
@@ -114,6 +118,7 @@ def _invariants(run: Run, number: int) -> dict[str, float]:
         "invariants/violations": violations,
         "invariants/n": number,
         "taylor/largest_difference": taylor,
+        "taylor/checked_share": attaining / queries,
         "taylor/n": attaining,
     }
 
