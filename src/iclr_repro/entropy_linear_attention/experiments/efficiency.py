@@ -6,10 +6,9 @@ What is reported is the median over repeats, or a function of medians; intervals
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
+from iclr_repro.core.statistics import log_log_slopes
+from iclr_repro.core.timing import time_in_turn
 from iclr_repro.entropy_linear_attention import figures
 from iclr_repro.entropy_linear_attention._choices import check_listed
 from iclr_repro.entropy_linear_attention.attention import attention_weights
@@ -34,6 +36,7 @@ _RESAMPLES = 9_999
 _LEAST_S = 0.02  # a timing repeats what is shorter, so that the clock does not decide
 _MATERIALISED, _FUSED = "softmax", "softmax_sdpa"
 _EALA = "eala_collision"
+_Key = TypeVar("_Key")
 _HOST: dict[str, Any] = {
     "input_dim": 12,
     "tod_dim": 12,
@@ -73,20 +76,28 @@ class Efficiency:
         }
         memory: dict[str, dict[int, int]] = {name: {} for name in self.attentions}
         for num_nodes in self.num_nodes:
+            actions: dict[tuple[str, str], Callable[[], object]] = {}
             for name in self.attentions:
                 if name == _MATERIALISED and num_nodes > self.materialised_limit:
                     continue
-                forward, backward = self._actions(run, name, num_nodes)
-                memory[name][num_nodes] = peak_memory(forward, run.device)
-                row = {"attention": name, "num_nodes": num_nodes, "peak_bytes": memory[name][num_nodes]}
-                for kind, action in (("forward", forward), ("forward_backward", backward)):
-                    if kind == "forward" or name != _FUSED or num_nodes <= self.fused_backward_limit:
-                        seconds = timings(action, repeats=self.repeats, device=run.device)
-                        times[kind][name][num_nodes] = seconds
-                        row[f"{kind}_ms"] = 1e3 * float(np.median(seconds))
-                rows.append(row)
+                actions["forward", name], backward = self._actions(run, name, num_nodes)
+                memory[name][num_nodes] = peak_memory(actions["forward", name], run.device)
+                if name != _FUSED or num_nodes <= self.fused_backward_limit:
+                    actions["forward_backward", name] = backward
+            seconds = self._timed(actions, run.device)
+            for (kind, name), of_action in seconds.items():
+                times[kind][name][num_nodes] = of_action
+            for name in self.attentions:
+                if num_nodes in memory[name]:
+                    medians = {
+                        f"{kind}_ms": 1e3 * float(np.median(times[kind][name][num_nodes]))
+                        for kind in times
+                        if (kind, name) in seconds
+                    }
+                    peak = memory[name][num_nodes]
+                    rows.append({"attention": name, "num_nodes": num_nodes, "peak_bytes": peak, **medians})
         table = pd.DataFrame(rows).set_index(["attention", "num_nodes"])
-        measured = Measured()
+        measured = Timings()
         measured.metrics |= {
             f"{name}/n{number}/{quantity}": float(value)
             for (name, number), row in table.iterrows()
@@ -102,15 +113,15 @@ class Efficiency:
                 measured.slope(f"{name}/{kind}_slope", of_name, least=_SLOPE_FROM)
             measured.speedups("n{number}/" + kind + "_speedup_over_{name}", of_kind)
         self._add_memory(memory, measured)
-        self._add_break_even(times["forward"], measured)
         self._add_model(run, measured)
         self._add_estimate(run, measured)
-        return Result(
-            metrics=measured.metrics,
-            intervals=measured.intervals,
-            tables={"scaling": table},
-            figures={"scaling": figures.scaling(table, measured.metrics.get("break_even_nodes"))},
-        )
+        break_even = self._add_break_even(times["forward"], measured)
+        return measured.result(tables={"scaling": table}, figures={"scaling": figures.scaling(table, break_even)})
+
+    def _timed(self, actions: Mapping[_Key, Callable[[], object]], device: torch.device) -> dict[_Key, np.ndarray]:
+        """Seconds of one call of each action, [repeats]."""
+        seconds = time_in_turn(*actions.values(), repeats=self.repeats, device=device, least_s=_LEAST_S)
+        return dict(zip(actions, seconds, strict=True))
 
     def _actions(self, run: Run, name: str, num_nodes: int) -> tuple[Callable[[], Tensor], Callable[[], None]]:
         generator = run.torch_rng(f"inputs/{num_nodes}")
@@ -140,18 +151,18 @@ class Efficiency:
         with torch.no_grad():
             return float((mechanism.to(run.device)(q, k, v) - attention_weights(q, k) @ v).abs().max())
 
-    def _add_memory(self, memory: Mapping[str, Mapping[int, int]], measured: Measured) -> None:
+    def _add_memory(self, memory: Mapping[str, Mapping[int, int]], measured: Timings) -> None:
         """Slopes of log memory against log N, and EALA's share of the memory of each other attention."""
         for name, of_name in memory.items():
             held = {number: size for number, size in of_name.items() if number >= _SLOPE_FROM}
             if len(held) > 1:
-                slope = np.polyfit(np.log(list(held)), np.log(list(held.values())), 1)[0]
-                measured.counted(f"{name}/memory_slope", float(slope))
+                slopes = log_log_slopes(np.array(list(held)), np.array([list(held.values())]).T)
+                measured.add_exact(f"{name}/memory_slope", float(slopes[0]))
             for number in memory.get(_EALA, {}).keys() & of_name.keys():
                 if name != _EALA:
-                    measured.counted(f"n{number}/memory_over_{name}", memory[_EALA][number] / of_name[number])
+                    measured.add_exact(f"n{number}/memory_over_{name}", memory[_EALA][number] / of_name[number])
 
-    def _add_break_even(self, forward: Mapping[str, Mapping[int, np.ndarray]], measured: Measured) -> None:
+    def _add_break_even(self, forward: Mapping[str, Mapping[int, np.ndarray]], measured: Timings) -> float | None:
         """The N from which on EALA is faster than materialised softmax, between two measured ones on the log scale."""
         softmax, eala = forward.get(_MATERIALISED, {}), forward.get(_EALA, {})
         sizes = [number for number in softmax if number in eala]
@@ -160,10 +171,12 @@ class Efficiency:
             if gains[i - 1] < 0 <= gains[i]:
                 share = -gains[i - 1] / (gains[i] - gains[i - 1])
                 logs = np.log(sizes[i - 1 : i + 1])
-                measured.metrics["break_even_nodes"] = float(np.exp((1 - share) * logs[0] + share * logs[1]))
-                return
+                found = float(np.exp((1 - share) * logs[0] + share * logs[1]))
+                measured.add("break_even_nodes", found)
+                return found
+        return None
 
-    def _add_model(self, run: Run, measured: Measured) -> None:
+    def _add_model(self, run: Run, measured: Timings) -> None:
         """Forward pass and training step of the whole host for one time step of N nodes, with EALA and with softmax."""
         names = (_EALA, _MATERIALISED, _FUSED)
         times: dict[str, dict[str, dict[int, np.ndarray]]] = {
@@ -171,6 +184,7 @@ class Efficiency:
         }
         for num_nodes in self.model_nodes:
             x = torch.rand(1, 1, num_nodes, 3, generator=run.torch_rng(f"model/{num_nodes}")).to(run.device)
+            actions: dict[tuple[str, str], Callable[[], object]] = {}
             for name in names:
                 if name == _MATERIALISED and num_nodes > self.materialised_limit:
                     continue
@@ -188,50 +202,42 @@ class Efficiency:
                     generator=run.torch_rng(f"model/{name}"),
                 )
                 model = initialised(build, seed=run.seed).to(run.device)
-                actions: dict[str, Callable[[], object]] = {
-                    "forward": functools.partial(_forward, model, x),
-                    "step": functools.partial(_training_step, model, torch.optim.Adam(model.parameters()), x),
-                }
-                for kind, action in actions.items():
-                    seconds = timings(action, repeats=self.repeats, device=run.device)
-                    times[kind][name][num_nodes] = seconds
-                    measured.metrics[f"model/{name}/n{num_nodes}/{kind}_ms"] = 1e3 * float(np.median(seconds))
+                optimizer = torch.optim.Adam(model.parameters())
+                actions["forward", name] = functools.partial(_forward, model, x)
+                actions["step", name] = functools.partial(_training_step, model, optimizer, x)
+            for (kind, name), seconds in self._timed(actions, run.device).items():
+                times[kind][name][num_nodes] = seconds
+                measured.add(f"model/{name}/n{num_nodes}/{kind}_ms", 1e3 * float(np.median(seconds)))
         for kind, of_kind in times.items():
             for name in names:
                 measured.slope(f"model/{name}/{kind}_slope", of_kind[name], least=_MODEL_SLOPE_FROM)
             measured.speedups("model/n{number}/" + kind + "_speedup_over_{name}", of_kind)
 
-    def _add_estimate(self, run: Run, measured: Measured) -> None:
+    def _add_estimate(self, run: Run, measured: Timings) -> None:
         """Entropy of every query by its estimate against the exact one."""
         number = min(self.materialised_limit, max(self.num_nodes))
         generator = run.torch_rng("estimate")
         q, k = (torch.randn(1, number, self.head_dim, generator=generator).to(run.device) for _ in range(2))
-        exact = timings(lambda: softmax_entropy(q, k), repeats=self.repeats, device=run.device)
-        for estimate in ("gauss2", "cum3"):
-            action = functools.partial(entropy_estimate, q, k, estimate=estimate)
-            found = timings(action, repeats=self.repeats, device=run.device)
-            measured.of_medians(f"estimate/{estimate}/speedup", lambda a, b: a / b, exact, found)
-        measured.metrics["estimate/num_keys"] = float(number)
+        actions: dict[str, Callable[[], object]] = {
+            estimate: functools.partial(entropy_estimate, q, k, estimate=estimate) for estimate in ("gauss2", "cum3")
+        }
+        seconds = self._timed({"exact": lambda: softmax_entropy(q, k), **actions}, run.device)
+        for estimate in actions:
+            name = f"estimate/{estimate}/speedup"
+            measured.of_medians(name, lambda a, b: a / b, seconds["exact"], seconds[estimate])
+        measured.add("estimate/num_keys", float(number))
 
 
-class Measured:
-    """Metrics of timings, and their intervals.
-
-    Attributes:
-        metrics: by name.
-        intervals: 95 %, of those that have one.
-    """
-
-    def __init__(self) -> None:
-        self.metrics: dict[str, float] = {}
-        self.intervals: dict[str, tuple[float, float]] = {}
+class Timings(Measurements):
+    """Metrics of timings, and their intervals."""
 
     def of_medians(self, name: str, function: Callable[..., Any], *seconds: np.ndarray) -> None:
         """Note a function of the medians of timings, with its bootstrap interval over repeats where there are several.
 
         Each of `seconds` [repeats] is resampled on its own.
         """
-        self.metrics[name] = float(function(*(np.median(one) for one in seconds)))
+        value = float(function(*(np.median(one) for one in seconds)))
+        interval = None
         if min(len(one) for one in seconds) > 1:
             found = scipy.stats.bootstrap(
                 seconds,
@@ -241,8 +247,8 @@ class Measured:
                 method="percentile",
                 rng=np.random.default_rng(0),
             )
-            interval = found.confidence_interval
-            self.intervals[name] = (float(interval.low), float(interval.high))
+            interval = (float(found.confidence_interval.low), float(found.confidence_interval.high))
+        self.add(name, value, interval)
 
     def slope(self, name: str, seconds: Mapping[int, np.ndarray], *, least: int) -> None:
         """Note the power of N with which the median time grows from N = `least` on, where there are two such N."""
@@ -261,29 +267,6 @@ class Measured:
                 if name != _EALA:
                     label = pattern.format(number=number, name=name)
                     self.of_medians(label, lambda a, b: a / b, of_name[number], seconds[_EALA][number])
-
-    def counted(self, name: str, value: float) -> None:
-        """Note a quantity that is counted, not sampled: its interval has no width."""
-        self.metrics[name] = value
-        self.intervals[name] = (value, value)
-
-
-def timings(action: Callable[[], object], *, repeats: int, device: torch.device) -> np.ndarray:
-    """Seconds of one call, measured `repeats` times after one to warm up; short ones as the mean of several calls."""
-
-    def seconds(calls: int) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        for _ in range(calls):
-            action()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return (time.perf_counter() - start) / calls
-
-    seconds(1)
-    calls = max(1, int(_LEAST_S / max(seconds(1), 1e-6)))
-    return np.array([seconds(calls) for _ in range(repeats)])
 
 
 def _forward(model: nn.Module, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from iclr_repro.core.data import real_or_synthetic
+from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, parameter
 from iclr_repro.core.loop import EarlyStopping
 from iclr_repro.core.rundir import Run
@@ -57,7 +57,7 @@ _SOFTMAX = ("softmax", "softmax_sdpa")  # the same function: the first that is t
 class _Trained:
     """What the experiments that train forecasters share: how they train."""
 
-    data: Literal["auto", "real", "synthetic"] = parameter("real data, generated data, or real if they are there")
+    data: DataChoice = parameter(DATA_CHOICE)
     steps: int = parameter("updates of each model", low=1, high=10_000_000)
     batch_size: int = parameter("windows of an update", low=1, high=4_096)
     learning_rate: float = parameter("of Adam; the largest of the cycle", low=0.0, high=1.0)
@@ -318,7 +318,7 @@ class NaiveForecasts:
 
     uses_seeds = False
 
-    data: Literal["auto", "real", "synthetic"] = parameter("real data, generated data, or real if they are there")
+    data: DataChoice = parameter(DATA_CHOICE)
 
     def run(self, run: Run) -> Result:
         """Score them on every test window."""
