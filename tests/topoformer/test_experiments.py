@@ -16,8 +16,10 @@ import torch
 from iclr_repro import command_line
 from iclr_repro.core.experiment import build
 from iclr_repro.topoformer import figures
+from iclr_repro.topoformer.attention import SHEETS
 from iclr_repro.topoformer.experiments._training import accuracy, sheets_of
 from iclr_repro.topoformer.experiments.exactness import _bytes_kept
+from iclr_repro.topoformer.experiments.sentiment import free_orders
 from iclr_repro.topoformer.glue import GLUE_TASKS
 from iclr_repro.topoformer.invariants import violations
 from support import bare_run
@@ -72,6 +74,14 @@ def test_a_layout_is_measured_on_texts_that_it_has_not_seen(tmp_path: Path) -> N
     assert result.metrics["n"] == 100
     assert "laid_out_control/t_g/query" in result.metrics
     assert "laid_out_control/t_g/fc_out" not in result.metrics
+
+
+def test_queries_and_keys_are_laid_out_in_one_order() -> None:
+    rng = np.random.default_rng(0)
+    orders = free_orders({sheet: rng.normal(size=(30, 36)) for sheet in SHEETS}, rng=rng)
+    assert set(orders) == {"query", "key", "value"}
+    assert (orders["query"] == orders["key"]).all()
+    assert not (orders["query"] == orders["value"]).all()
 
 
 def test_bytes_kept_are_counted_once() -> None:

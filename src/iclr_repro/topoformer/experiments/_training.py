@@ -19,7 +19,6 @@ from iclr_repro.core.experiment import DataKind, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
 from iclr_repro.topoformer.attention import SHEETS, TopographicSelfAttention
-from iclr_repro.topoformer.baselines import control_full
 from iclr_repro.topoformer.classifier import TopoformerClassifier, token_mean
 from iclr_repro.topoformer.data import LabelledTexts, load_imdb, load_rotten_tomatoes, synthetic_sentiment
 from iclr_repro.topoformer.text import PAD, Vocabulary
@@ -77,12 +76,8 @@ class OfSentiment:
     def model(self, run: Run, corpus: Corpus, variant: Mapping[str, Any]) -> TopoformerClassifier:
         """Build an untrained model; all variants of a seed start from the same random numbers."""
         with seeded(run):
-            if variant == {"full": True}:
-                attention = control_full(self.num_units)
-            else:
-                attention = TopographicSelfAttention(self.num_units, **variant)
             return TopoformerClassifier(
-                attention,
+                TopographicSelfAttention(self.num_units, **variant),
                 vocab_size=len(corpus.vocabulary),
                 max_length=self.length,
                 padding_id=PAD,
