@@ -200,10 +200,16 @@ def test_bad_sizes_are_refused(unchecked: None) -> None:
 # --- pre-training ----------------------------------------------------------------------------------------------------
 
 
-def stream(texts: list[str], seed: int = 0, pool: int = 6) -> SegmentStream:
+def stream(texts: list[str], seed: int = 0, pool: int = 6, max_segments: int | None = None) -> SegmentStream:
     documents = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset()
     return SegmentStream(
-        documents, lambda text: [int(word) for word in text.split()], length=4, separator=1, pool_size=pool, seed=seed
+        documents,
+        lambda text: [int(word) for word in text.split()],
+        length=4,
+        separator=1,
+        pool_size=pool,
+        seed=seed,
+        max_segments=max_segments,
     )
 
 
@@ -228,6 +234,16 @@ def test_a_stream_goes_on_from_a_saved_place() -> None:
     resumed = stream(texts, seed=9)
     resumed.load_state_dict(state)
     assert torch.equal(resumed.take(60), expected)
+
+
+def test_an_epoch_can_be_capped() -> None:
+    texts = [" ".join(str(10 * k + j) for j in range(3)) for k in range(1, 21)]
+    capped = stream(texts, pool=1, max_segments=5)
+    in_order = capped.take(12).tolist()
+    assert in_order == [[*map(int, text.split()), 1] for text in (*texts[:5], *texts[:5], *texts[:2])]
+    resumed = stream(texts, pool=1, max_segments=5)
+    resumed.load_state_dict(capped.state_dict())
+    assert torch.equal(resumed.take(9), capped.take(9))
 
 
 def test_too_little_text_is_refused() -> None:
@@ -270,10 +286,9 @@ def test_pretraining_goes_on_from_a_saved_state_bit_for_bit() -> None:
     whole = learner()
     for _ in range(2):
         whole.step()
-    state, generator = copy.deepcopy(whole.state_dict()), whole._generator.get_state()
+    state = copy.deepcopy(whole.state_dict())
     resumed = learner(seed=5)
     resumed.load_state_dict(state)
-    resumed._generator.set_state(generator)
     expected = [whole.step() for _ in range(2)]
     assert [resumed.step() for _ in range(2)] == expected
     assert expected[-1]["batch"] == 8.0
@@ -316,4 +331,9 @@ def test_nine_numbers_come_from_eight_tasks() -> None:
 def test_word_pieces_are_plain_lower_case() -> None:
     tokenizer = wordpiece_tokenizer(TEXTS, 200)
     assert tokenizer.tokenize("ZOË\u2019s") == tokenizer.tokenize("zoes")
-    assert tokenizer("the", "mat")["input_ids"] == tokenizer("the mat")["input_ids"]
+    the, mat = (tokenizer(word, add_special_tokens=False)["input_ids"] for word in ("the", "mat"))
+    separator = tokenizer.sep_token_id
+    assert tokenizer("the")["input_ids"] == [*the, separator]
+    assert tokenizer("the", "mat")["input_ids"] == [*the, separator, *mat, separator]
+    cut = tokenizer("the the the", "mat mat mat", truncation=True, max_length=6)["input_ids"]
+    assert cut.count(separator) == 2

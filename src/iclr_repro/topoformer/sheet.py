@@ -118,7 +118,9 @@ def receptive_fields(
     if mask_type == "gaussian":
         return gaussian_mask(num_units, area_frac, generator=generator, wrap=wrap)
     if area_frac != 1.0:
-        raise ValueError(f'mask_type "full" joins all units: got the share {area_frac}, set sq and sr to 1 (or -1: off)')
+        raise ValueError(
+            f'mask_type "full" joins all units: got the share {area_frac}, set sq and sr to 1 (or -1: off)'
+        )
     return torch.ones(sheet_side(num_units) ** 2, num_units, dtype=torch.bool)
 
 

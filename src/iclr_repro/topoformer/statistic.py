@@ -182,6 +182,11 @@ def _pairs(num_units: int, distances: Distances) -> _Pairs:
     return _Pairs(first, second, distance, within, [_scaled_ranks(distance, chosen) for chosen in within])
 
 
+def forget_distances() -> None:
+    """Drop the tables of distances, which are kept for the numbers of units seen last (for timing a first call)."""
+    _pairs.cache_clear()
+
+
 def _scaled_ranks(distance: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     ranks = np.zeros(len(distance))
     if chosen.any():

@@ -55,6 +55,8 @@ class MaskedLanguageModel:
 
     data: Literal["auto", "real", "synthetic"] = parameter(DATA_HELP)
     corpora: tuple[str, ...] = parameter("[imdb] (shipped), or `datasets` names (name:configuration) or folders")
+    corpus_documents: tuple[int, ...] = parameter("size of each corpus, in proportion to which they are mixed", low=1)
+    max_segments: int | None = parameter("of an epoch; null: all that the corpora give", low=1)
     tokenization: Literal["words", "wordpiece"] = parameter("of texts")
     tokenizer_texts: int = parameter("texts that the vocabulary is learnt from", low=1)
     vocab_size: int = parameter("words or pieces at most", low=10)
@@ -76,6 +78,19 @@ class MaskedLanguageModel:
     glue: str | None = parameter("`datasets` name, or folder with <task>/<split>.json; null: no fine-tuning")
     glue_tasks: tuple[str, ...] = parameter("tasks", choices=tuple(GLUE_TASKS))
     glue_epochs: int = parameter("of each task; the authors: 5", low=1)
+    glue_mask_padding: bool = parameter("do not attend to the padding of a task's texts; the authors do")
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that belong to no corpus.
+
+        Raises:
+            ValueError: there are more or fewer sizes than corpora.
+        """
+        if len(self.corpus_documents) != len(self.corpora):
+            raise ValueError(
+                f"corpus_documents: got {len(self.corpus_documents)} sizes for {len(self.corpora)} corpora, expected"
+                " the number of documents of each"
+            )
 
     def run(self, run: Run) -> Result:
         """Train, measure, fine-tune; models are saved in the run's folder under models/."""
@@ -142,7 +157,10 @@ class MaskedLanguageModel:
             name, _, configuration = corpus.partition(":")
             part = datasets.load_dataset(name, configuration or None, split="train", streaming=True)
             streams.append(part.select_columns(["text"]))
-        joined = datasets.interleave_datasets(streams, seed=run.seed, stopping_strategy="all_exhausted")
+        shares = np.array(self.corpus_documents) / sum(self.corpus_documents)
+        joined = datasets.interleave_datasets(
+            streams, probabilities=shares.tolist(), seed=run.seed, stopping_strategy="all_exhausted"
+        )
         held_out = [document["text"] for document in joined.take(self.held_out)]
         return joined.skip(self.held_out), held_out, "real"
 
@@ -178,10 +196,10 @@ class MaskedLanguageModel:
             separator=text.separator,
             pool_size=self.pool_size,
             seed=run.seed,
+            max_segments=self.max_segments,
         )
-        learner = Pretraining(
-            model, stream, recipe, mask_id=text.mask, special_ids=text.special, generator=run.torch_rng(f"masks/{name}")
-        )
+        masks = torch.Generator().manual_seed(run.torch_rng("masks").initial_seed())  # the same for every variant
+        learner = Pretraining(model, stream, recipe, mask_id=text.mask, special_ids=text.special, generator=masks)
         updates = recipe.num_updates()
         history = run.fit(
             learner,
@@ -202,7 +220,12 @@ class MaskedLanguageModel:
         for task_name in self.glue_tasks:
             task = GLUE_TASKS[task_name]
             config = TopoformerConfig.from_dict(
-                {**model.config.to_dict(), "num_labels": task.num_labels, "hidden_dropout_prob": 0.1}
+                {
+                    **model.config.to_dict(),
+                    "num_labels": task.num_labels,
+                    "hidden_dropout_prob": 0.1,
+                    "mask_padding": self.glue_mask_padding,
+                }
             )
             with seeded(run):
                 classifier = TopoformerForSequenceClassification(config)

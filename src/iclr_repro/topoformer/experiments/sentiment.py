@@ -13,7 +13,7 @@ from iclr_repro.topoformer import figures
 from iclr_repro.topoformer.attention import SHEETS, alive_parameters
 from iclr_repro.topoformer.experiments._training import OfSentiment, Options, Sheets, accuracy, sheets_of
 from iclr_repro.topoformer.layout import posthoc_layout
-from iclr_repro.topoformer.maps import morans_i, pca_maps, selectivity_map
+from iclr_repro.topoformer.maps import morans_i, morans_null, pca_maps, selectivity_map
 from iclr_repro.topoformer.statistic import permutation_p_value, topographic_null, topographic_statistic
 
 _PCS = 3
@@ -28,7 +28,7 @@ class Sentiment(OfSentiment):
     untrained: tuple[str, ...] = parameter("variants that are measured before training")
     shown: tuple[str, ...] = parameter("variants in the maps")
     num_examples: int = parameter("test texts that the statistics are over", low=10)
-    permutations: int = parameter("of units, for the null of t_g", low=1)
+    permutations: int = parameter("of units, for the nulls of t_g and of Moran's I", low=1)
 
     def run(self, run: Run) -> Result:
         """Train every variant and measure its four sheets."""
@@ -39,7 +39,7 @@ class Sentiment(OfSentiment):
         for name in self.untrained:
             measured = sheets_of(self.model(run, corpus, self.variants[name]), ids)
             for sheet, activations in measured.items():
-                metrics[f"untrained_{name}/t_g/{sheet}"] = topographic_statistic(activations).mean
+                metrics |= self._measured(run, f"untrained_{name}/{{}}/{sheet}", activations, labels)
         for name in self.trained:
             model = self.fitted(run, corpus, self.variants[name], name=name)
             metrics[f"{name}/accuracy"] = accuracy(model, corpus)
@@ -67,13 +67,16 @@ class Sentiment(OfSentiment):
         return Result(metrics=metrics, tables={"t_g": table}, figures=made, data=kind)
 
     def _measured(self, run: Run, name: str, activations: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """What is measured on one sheet of a trained model; `name` has a place for the quantity."""
+        """What is measured on one sheet; `name` has a place for the quantity."""
         value = topographic_statistic(activations).mean
         null = topographic_null(activations, permutations=self.permutations, rng=run.rng(f"null/{name}"))
         found = {name.format("t_g"): value, name.format("t_g_p"): permutation_p_value(value, null)}
         selectivity = selectivity_map(activations, labels)
         components = pca_maps(activations, _PCS)
-        found[name.format("moran_selectivity")] = float(morans_i(selectivity.t))
+        moran, rng = float(morans_i(selectivity.t)), run.rng(f"moran null/{name}")
+        moran_null = morans_null(selectivity.t, permutations=self.permutations, rng=rng)
+        found[name.format("moran_selectivity")] = moran
+        found[name.format("moran_selectivity_p")] = permutation_p_value(moran, moran_null)
         found[name.format("significant_share")] = float(selectivity.significant.mean())
         found[name.format("moran_pc")] = float(np.mean(morans_i(components.weights)))
         return found
