@@ -16,7 +16,7 @@ from iclr_repro.topoformer.layout import posthoc_layout
 from iclr_repro.topoformer.maps import morans_i, morans_null, pca_maps, selectivity_map
 from iclr_repro.topoformer.statistic import permutation_p_value, topographic_null, topographic_statistic
 
-_PCS = 3
+_PCS, _DRAWN_PCS = 3, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,11 @@ class Sentiment(OfSentiment):
             name: {sheet: selectivity_map(x, labels).t for sheet, x in sheets.items()} for name, sheets in shown.items()
         }
         components = {
-            name: {f"{sheet} PC{k + 1}": pca_maps(x, _PCS).weights[k] for sheet, x in sheets.items() for k in (0, 1)}
+            name: {
+                f"{sheet} PC{k + 1}": weights
+                for sheet, x in sheets.items()
+                for k, weights in enumerate(pca_maps(x, _DRAWN_PCS).weights)
+            }
             for name, sheets in shown.items()
         }
         table = statistics_table(metrics, [*(f"untrained_{name}" for name in self.untrained), *self.trained])
