@@ -28,7 +28,7 @@ from iclr_repro.topoformer.experiments.sentiment import free_orders
 from iclr_repro.topoformer.glue import GLUE_TASKS, wordpiece_tokenizer
 from iclr_repro.topoformer.invariants import FLAGS, violations
 from iclr_repro.topoformer.pretraining import Pretraining
-from iclr_repro.topoformer.text import MASK
+from iclr_repro.topoformer.text import BOS, MASK
 from support import bare_run
 
 
@@ -287,20 +287,30 @@ def test_glue_needs_word_pieces(tmp_path: Path) -> None:
         build("masked_lm", config).run(bare_run(tmp_path))
 
 
-def test_texts_can_come_from_a_folder(tmp_path: Path) -> None:
+def test_scale_paper_trains_the_sentiment_model_on_local_data(tmp_path: Path) -> None:
+    """Texts sorted by label, as IMDB's: cut balanced, the vocabulary from those that are trained on alone."""
     for split in ("train", "test"):
-        rows = [{"text": text, "label": int(k >= 40)} for k, text in enumerate(texts(80, 3))]  # as IMDB is sorted
+        rows = [{"text": text, "label": int(k >= 40)} for k, text in enumerate(texts(80, 3))]
         write_jsonl(tmp_path / f"{split}.jsonl", rows)
-    config = {**SMOKE["receptive_field_sweep"], "data": "real", "source": str(tmp_path), "num_examples": 50}
-    experiment: Any = build("sweep", {**config, "num_train": 60, "batch_size": 20})
+    config = {**settings("paper")["sentiment"], "source": str(tmp_path), "num_train": 60, "num_units": 36}
+    config |= {"length": 12, "min_frequency": 1, "epochs": 1, "batch_size": 20, "num_examples": 50, "permutations": 3}
+    experiment: Any = build("sentiment", config)
     result = experiment.run(bare_run(tmp_path))
+    result.check()
     assert result.data == "real"
     assert result.metrics["n"] == 50
     corpus, _ = experiment.corpus(bare_run(tmp_path))
     assert corpus.train_labels.bincount().tolist() == [30, 30]
     assert corpus.test_labels[:50].bincount().tolist() == [25, 25]
+    assert (corpus.train_ids[:, 0] == BOS).all()
     words = {word for text in load_splits(str(tmp_path)).train_texts[:60] for word in text.split()}
-    assert set(corpus.vocabulary.words[5:]) == words, "of the training texts alone, not of those held out"
+    assert set(corpus.vocabulary.words[5:]) == words
+
+
+def test_unknown_sources_of_text_are_named(tmp_path: Path) -> None:
+    config = {**SMOKE["receptive_field_sweep"], "data": "real", "source": str(tmp_path / "none")}
+    with pytest.raises(FileNotFoundError, match="none"):
+        build("sweep", config).run(bare_run(tmp_path))
 
 
 @pytest.mark.parametrize(
