@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,9 +18,15 @@ from iclr_repro.core.experiment import DataKind, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
 from iclr_repro.topoformer.attention import SHEETS, TopographicSelfAttention
-from iclr_repro.topoformer.baselines import control_full
 from iclr_repro.topoformer.classifier import TopoformerClassifier, token_mean
-from iclr_repro.topoformer.data import LabelledTexts, load_imdb, load_rotten_tomatoes, synthetic_sentiment
+from iclr_repro.topoformer.data import (
+    LabelledTexts,
+    load_imdb,
+    load_rotten_tomatoes,
+    load_splits,
+    load_sst2,
+    synthetic_sentiment,
+)
 from iclr_repro.topoformer.text import PAD, Vocabulary
 
 DATA_HELP = "real texts, generated ones, or real with generated ones in their place where they are missing"
@@ -46,8 +51,8 @@ class OfSentiment:
     """The fields of experiments that train the one-layer model, and how they train it (sheet 2.6, 4.1)."""
 
     data: Literal["auto", "real", "synthetic"] = parameter(DATA_HELP)
-    source: str = parameter("real texts: rotten_tomatoes, imdb (shipped), or a `datasets` name or folder")
-    num_train: int | None = parameter("training texts; null: all", low=2)
+    source: str = parameter("real texts: rotten_tomatoes, sst2, imdb (shipped), or a `datasets` name or folder")
+    num_train: int | None = parameter("training texts, which also make the vocabulary; null: all", low=2)
     num_units: int = parameter("d, a perfect square", low=9)
     length: int = parameter("tokens of a text", low=2)
     min_frequency: int = parameter("occurrences in the training texts that a word of the vocabulary needs", low=1)
@@ -77,12 +82,8 @@ class OfSentiment:
     def model(self, run: Run, corpus: Corpus, variant: Mapping[str, Any]) -> TopoformerClassifier:
         """Build an untrained model; all variants of a seed start from the same random numbers."""
         with seeded(run):
-            if variant == {"full": True}:
-                attention = control_full(self.num_units)
-            else:
-                attention = TopographicSelfAttention(self.num_units, **variant)
             return TopoformerClassifier(
-                attention,
+                TopographicSelfAttention(self.num_units, **variant),
                 vocab_size=len(corpus.vocabulary),
                 max_length=self.length,
                 padding_id=PAD,
@@ -114,13 +115,8 @@ class OfSentiment:
 
 
 def _real_texts(source: str) -> LabelledTexts:
-    if source == "rotten_tomatoes":
-        return load_rotten_tomatoes()
-    if source == "imdb":
-        return load_imdb()
-    splits = [datasets.load_dataset(source, split=split) for split in ("train", "test")]
-    parts = [(tuple(split["text"]), np.array(split["label"])) for split in splits]
-    return LabelledTexts(*parts[0], *parts[1])
+    shipped = {"rotten_tomatoes": load_rotten_tomatoes, "sst2": load_sst2, "imdb": load_imdb}
+    return shipped[source]() if source in shipped else load_splits(source)
 
 
 @contextmanager

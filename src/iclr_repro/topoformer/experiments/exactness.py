@@ -20,14 +20,11 @@ from iclr_repro.topoformer.attention import TopographicSelfAttention
 from iclr_repro.topoformer.baselines import materialised_attention, topographic_statistic_by_loop
 from iclr_repro.topoformer.classifier import TopoformerClassifier
 from iclr_repro.topoformer.experiments._training import seeded
-from iclr_repro.topoformer.invariants import violations
+from iclr_repro.topoformer.invariants import FLAGS, violations
 from iclr_repro.topoformer.masked_lm import TopoformerBlock, TopoformerConfig
-from iclr_repro.topoformer.statistic import topographic_statistic
+from iclr_repro.topoformer.statistic import forget_distances, topographic_statistic
 
 _VOCABULARY = 2000
-
-
-_FLAG = "i3_permutation_changes_scores"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,7 @@ class Identities:
             for num_units, area_frac in self.sheets
         )
         worst = found.max(skipna=False)  # NaN stays, and no result holds it
-        worst[_FLAG] = found[_FLAG].min(skipna=False)  # to hold on every sheet
+        worst[list(FLAGS)] = found[list(FLAGS)].min(skipna=False)  # to hold on every sheet
         table = worst.rename("worst violation").rename_axis("identity").to_frame()
         return Result(metrics={**worst.astype(float), "n": self.num_examples}, tables={"identities": table})
 
@@ -72,6 +69,7 @@ class Efficiency:
         num_examples, num_units = self.statistic
         activations = run.rng("activations").standard_normal((num_examples, num_units))
         vectorised = self._timed(lambda: topographic_statistic(activations))[0]
+        first_call = self._timed(lambda: _statistic_without_tables(activations))[0]
         loop = self._timed(lambda: topographic_statistic_by_loop(activations), repeats=2)[0]
         attention = self._timed(fused, materialised)
         kept = [_bytes_kept(step) for step in (fused, materialised)]
@@ -79,12 +77,14 @@ class Efficiency:
             "classifier/sqr_over_control": classifier[0] / classifier[1],
             "block/sqr_over_control": block[0] / block[1],
             "t_g/speedup": np.median(loop) / vectorised,
+            "t_g/speedup_first_call": np.median(loop) / first_call,
             "t_g/difference": abs(topographic_statistic(activations).mean - topographic_statistic_by_loop(activations)),
             "attention/fused_over_materialised": attention[0] / attention[1],
             "attention/memory_fused_over_materialised": kept[0] / kept[1],
             "attention/fused_keeps_less": float(kept[0] < kept[1]),
             "classifier/sqr_ms": 1e3 * float(np.median(classifier[0])),
             "t_g/vectorised_ms": 1e3 * float(np.median(vectorised)),
+            "t_g/first_call_ms": 1e3 * float(np.median(first_call)),
             "t_g/loop_ms": 1e3 * float(np.median(loop)),
             "attention/fused_ms": 1e3 * float(np.median(attention[0])),
             "n": self.repeats,
@@ -103,6 +103,12 @@ class Efficiency:
                 round_s.append(time.process_time() - started)
             seconds.append(round_s)
         return np.array(seconds[1:]).T
+
+
+def _statistic_without_tables(activations: np.ndarray) -> None:
+    """As the first call for a number of units, which makes the tables of distances that later ones share."""
+    forget_distances()
+    topographic_statistic(activations)
 
 
 _PAIR = ((0.1, 0.3), (-1.0, -1.0))
