@@ -35,7 +35,8 @@ ALL_MAPS = tuple(FEATURE_MAPS)
 def small_mixing(**changes: Any) -> Mixing:
     """Two clusters of 16 nodes, a few updates."""
     settings: dict[str, Any] = {
-        "trainings": 1,
+        "long_trainings": 1,
+        "short_trainings": 1,
         "num_nodes": 16,
         "num_clusters": 2,
         "long_steps": 60,

@@ -26,17 +26,19 @@ _OBSERVED = 16  # test samples on which attainment is measured
 class Mixing:
     """Test error of each attention after a long and a short training on hidden clusters; every sample is used once.
 
-    Each metric has a value for each training: clusters, weights and samples are drawn anew.
+    Each metric has a value for each training: clusters, weights and samples are drawn anew. Short trainings vary
+    more, so that there may be more of them.
     """
 
     uses_seeds = False  # the trainings are its seeds
 
-    trainings: int = parameter("independent trainings of each attention", low=1, high=1_000)
     num_nodes: int = parameter("nodes", low=2, high=100_000)
     num_clusters: int = parameter("hidden clusters; a divisor of the nodes", low=1, high=10_000)
-    long_steps: int = parameter("updates of the long training", low=1, high=1_000_000)
+    long_trainings: int = parameter("independent long trainings of each attention", low=1, high=1_000)
+    long_steps: int = parameter("updates of a long training", low=1, high=1_000_000)
     long: tuple[str, ...] = parameter("attentions trained long", choices=list(MECHANISMS))
-    short_steps: int = parameter("updates of the short training", low=1, high=1_000_000)
+    short_trainings: int = parameter("independent short trainings of each attention", low=1, high=1_000)
+    short_steps: int = parameter("updates of a short training", low=1, high=1_000_000)
     short: tuple[str, ...] = parameter("attentions trained short", choices=list(MECHANISMS))
     dim: int = parameter("model dimension", low=2, high=4_096)
     num_heads: int = parameter("heads; a divisor of the dimension", low=1, high=64)
@@ -61,9 +63,10 @@ class Mixing:
 
     def run(self, run: Run) -> Result:
         """Train all attentions from equal weights on equal samples, and test them on equal samples."""
-        measured = [self.measured(run, number) for number in range(self.trainings)]
+        measured = [self.measured(run, number) for number in range(max(self.long_trainings, self.short_trainings))]
+        names = dict.fromkeys(name for metrics, _ in measured for name in metrics)
         metrics: dict[str, float | np.ndarray] = {
-            name: np.array([metrics[name] for metrics, _ in measured]) for name in measured[0][0]
+            name: np.array([metrics[name] for metrics, _ in measured if name in metrics]) for name in names
         }
         task = self.task(RandomStreams(run.seed))  # every draw of the clusters has the same least errors
         reachable = {"cluster_mean": task.cluster_mean_error, "best": task.best_error, "lonely": task.lonely_error}
@@ -84,8 +87,13 @@ class Mixing:
         test = TensorDataset(*task.sample(self.test_samples, generator=streams.torch("test")))
         metrics: dict[str, float] = {}
         curves = {}
-        trainings = {"long": (self.long_steps, self.long), "short": (self.short_steps, self.short)}
-        for training, (steps, names) in trainings.items():
+        trainings = {
+            "long": (self.long_trainings, self.long_steps, self.long),
+            "short": (self.short_trainings, self.short_steps, self.short),
+        }
+        for training, (repeats, steps, names) in trainings.items():
+            if number >= repeats:
+                continue
             drawn = task.sample(steps * self.batch_size, generator=streams.torch(f"train/{training}"))
             samples = TensorDataset(*drawn)
             for name in names:
