@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from iclr_repro.core.batches import ResumableBatches
-from iclr_repro.core.data import real_or_synthetic
+from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
@@ -29,7 +29,6 @@ from iclr_repro.topoformer.data import (
 )
 from iclr_repro.topoformer.text import PAD, Vocabulary
 
-DATA_HELP = "real texts, generated ones, or real with generated ones in their place where they are missing"
 _EVALUATION_BATCH = 500
 Sheets = dict[str, np.ndarray]
 Options = dict[str, int | float | bool | str]
@@ -50,7 +49,7 @@ class Corpus:
 class OfSentiment:
     """The fields of experiments that train the one-layer model, and how they train it (sheet 2.6, 4.1)."""
 
-    data: Literal["auto", "real", "synthetic"] = parameter(DATA_HELP)
+    data: DataChoice = parameter(DATA_CHOICE)
     source: str = parameter("real texts: rotten_tomatoes, sst2, imdb (shipped), or a `datasets` name or folder")
     num_train: int | None = parameter("training texts, which also make the vocabulary; null: all", low=2)
     num_units: int = parameter("d, a perfect square", low=9)

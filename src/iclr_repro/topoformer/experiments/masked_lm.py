@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 from iclr_repro.core.batches import ResumableBatches
-from iclr_repro.core.data import real_or_synthetic
+from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, parameter
 from iclr_repro.core.loop import History
 from iclr_repro.core.rundir import Run
@@ -23,7 +23,7 @@ from iclr_repro.core.supervised import Supervised
 from iclr_repro.topoformer import figures
 from iclr_repro.topoformer.attention import SHEETS
 from iclr_repro.topoformer.data import load_imdb, synthetic_sentiment
-from iclr_repro.topoformer.experiments._training import DATA_HELP, Options, Sheets, seeded
+from iclr_repro.topoformer.experiments._training import Options, Sheets, seeded
 from iclr_repro.topoformer.glue import GLUE_TASKS, GlueTask, glue_metric, wordpiece_tokenizer
 from iclr_repro.topoformer.maps import morans_i, pca_maps
 from iclr_repro.topoformer.masked_lm import TopoformerConfig, TopoformerForMaskedLM, TopoformerForSequenceClassification
@@ -55,7 +55,7 @@ class Text:
 class MaskedLanguageModel:
     """Pre-train each variant, measure its loss on held-out segments, its topography by layer, and GLUE."""
 
-    data: Literal["auto", "real", "synthetic"] = parameter(DATA_HELP)
+    data: DataChoice = parameter(DATA_CHOICE)
     corpora: tuple[str, ...] = parameter("[imdb] (shipped), or `datasets` names (name:configuration) or folders")
     corpus_documents: tuple[int, ...] = parameter("size of each corpus, in proportion to which they are mixed", low=1)
     max_segments: int | None = parameter("of an epoch; null: all that the corpora give", low=1)
