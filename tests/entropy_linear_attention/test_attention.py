@@ -344,3 +344,9 @@ def random_case(*, spread: float = 1.0) -> dict[str, Any]:
         "v": v,
         "options": {"key_mask": None, "solver": "collision", "feature_map": "relu"},
     }
+
+
+def test_queries_and_keys_of_different_precision_are_refused() -> None:
+    q, k, v = torch.randn(3, 4), torch.randn(5, 4), torch.randn(5, 2)
+    with pytest.raises(ValueError, match=r"q and k: got torch.float32 and torch.float64, expected both or none"):
+        entropy_linear_attention(q, k.double(), v)

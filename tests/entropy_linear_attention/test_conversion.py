@@ -204,7 +204,7 @@ def test_what_cannot_be_converted_is_refused() -> None:
         ValueError, match=r"layers: the model has no attention layer \['spatial.7'\]; it has \['temporal.0"
     ):
         convert_attention(host(), layers=["spatial.7"])
-    with pytest.raises(ValueError, match="convert_attention: the model has no attention layer to convert"):
+    with pytest.raises(ValueError, match=r"layers: got None of the model.s attention layers \[\]: nothing to"):
         convert_attention(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="layer '' adds keys of its own"):
         convert_attention(nn.MultiheadAttention(4, 2, add_bias_kv=True))

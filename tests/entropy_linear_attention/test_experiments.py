@@ -338,7 +338,7 @@ def test_slopes_and_speedups_are_those_of_medians() -> None:
     expected = {"slope": 2.0, "eala": 1.0, "n1024/over_softmax": 2.0, "n4096/over_softmax": 8.0}
     assert measured.metrics == pytest.approx(expected)
     low, high = measured.intervals["n4096/over_softmax"]
-    assert low == pytest.approx(30 / 70, rel=0.1)
+    assert low == pytest.approx(34 / 70)
     assert 8.0 <= high <= 34 / 4
     low, high = measured.intervals["slope"]
     assert low < 2.0 < high

@@ -150,7 +150,8 @@ def entropy_equality(
 ) -> Equality:
     """What `entropy_linear_attention` solves for, without values: moments, r, theta and gain of each query.
 
-    The attainment rate is the share of queries with theta > 0, the dead rate that with mean score 0 (ReLU features).
+    The dead rate is the share of queries with mean score 0 (ReLU features), the attainment rate that of others with
+    theta > 0.
     Arguments and errors as there.
     """
     with torch.autocast(q.device.type, enabled=False):

@@ -68,7 +68,7 @@ def convert_attention(
     if unknown := [name for name in chosen if name not in found]:
         raise ValueError(f"layers: the model has no attention layer {unknown}; it has {list(found)}")
     if not chosen:
-        raise ValueError("convert_attention: the model has no attention layer to convert")
+        raise ValueError(f"layers: got {layers} of the model's attention layers {list(found)}: nothing to convert")
     for name in chosen:
         if isinstance(found[name], nn.MultiheadAttention) and (
             found[name].bias_k is not None or found[name].add_zero_attn
@@ -143,10 +143,10 @@ def attention_entropy_report(
     Returns:
         A row for each (layer, head), means over sampled queries: `num_keys`; `variance` of the feature scores;
         `entropy` of softmax over them and `entropy_gauss2`, its linear-time estimate (nats); `relative_error` of the
-        estimate; `deficit` = log N - entropy; `attainment`, the share of queries with theta > 0 (low: EALA flattens,
-        keep softmax); `dead`, that of queries without any active feature; `tv_to_softmax` between the weights of EALA
-        and softmax over the same scores, `tv_to_plain` to softmax over the plain scores q . k, which is what a
-        conversion of a softmax layer changes.
+        estimate; `deficit` = log N - entropy; `attainment`, the share of queries with an active feature and theta > 0
+        (low: EALA flattens, keep softmax); `dead`, that of queries without any active feature; `tv_to_softmax` between
+        the weights of EALA and softmax over the same scores, `tv_to_plain` to softmax over the plain scores q . k,
+        which is what a conversion of a softmax layer changes.
 
     Raises:
         ValueError: the model has no attention layer, or `num_queries` is below 1.
@@ -175,8 +175,8 @@ def attainment_report(
         num_queries: to sample from each row, >= 1.
 
     Returns:
-        A row for each layer with EALA, none for other layers: `attainment`, the share of queries with theta > 0, and
-        `dead`, that of queries without any active feature, over batch, heads and sampled queries.
+        A row for each layer with EALA, none for other layers: `attainment`, the share of queries with an active feature
+        and theta > 0, and `dead`, that of queries without any active feature, over batch, heads and sampled queries.
     """
     rows = {}
     for name, seen in observed_attention(model, *inputs, generator=generator, num_queries=num_queries).items():
@@ -191,7 +191,8 @@ def attainment_report(
                 scale=mechanism.scale,
                 theta=mechanism.theta,
             )
-            rows[name] = {"attainment": _share(equal.theta > 0), "dead": _share(_dead(equal))}
+            dead = _dead(equal)
+            rows[name] = {"attainment": _share((equal.theta > 0) & ~dead), "dead": _share(dead)}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["attainment", "dead"])
 
 
@@ -201,7 +202,9 @@ def relative_attention_entropy(
 ) -> dict[str, float]:
     """Mean entropy of the weights that each attention layer itself uses, relative to log N: layer -> [0, 1].
 
-    Means over heads and sampled queries of `model(*inputs)`. Key masks are not taken into account.
+    Means over heads and sampled queries of `model(*inputs)`. Negative weights count as 0 and the others as their shares
+    of the row; queries whose weights are all 0 do not count (a layer of such queries is left out). Key masks are not
+    taken into account.
 
     Args:
         model: with our or torch's attention layers; called once, in evaluation mode.
@@ -214,7 +217,10 @@ def relative_attention_entropy(
         mechanism = seen.layer.mechanism if isinstance(seen.layer, MultiheadAttention) else Softmax()
         # Of all queries: what a query's place is (cosFormer) must not change by sampling.
         weights = mechanism_weights(mechanism, seen.q, seen.k)[..., seen.chosen, :].double().clamp(min=0.0)
-        found[name] = float(entropy(weights).mean() / math.log(seen.k.shape[-2]))
+        total = weights.sum(dim=-1)
+        if (total > 0).any():
+            shares = (weights / total[..., None])[total > 0]
+            found[name] = float(entropy(shares).mean() / math.log(seen.k.shape[-2]))
     return found
 
 
@@ -293,6 +299,7 @@ def _layer_report(
     estimated = entropy_estimate(q, k, feature_map=feature_map, **options)
     plain = scores(features(q, k, feature_map="identity", **options)).softmax(dim=-1)
     log_n = found.num_keys[..., 0].log()
+    dead = _dead(equal)
     columns = {
         "num_keys": found.num_keys[..., 0].expand_as(exact),
         "variance": equal.var,
@@ -300,8 +307,8 @@ def _layer_report(
         "entropy_gauss2": estimated,
         "relative_error": (estimated - exact).abs() / exact,
         "deficit": log_n - exact,
-        "attainment": (equal.theta > 0).to(exact.dtype),
-        "dead": _dead(equal).to(exact.dtype),
+        "attainment": ((equal.theta > 0) & ~dead).to(exact.dtype),
+        "dead": dead.to(exact.dtype),
         "tv_to_softmax": total_variation(weights, dense.softmax(dim=-1)),
         "tv_to_plain": total_variation(weights, plain),
     }

@@ -251,5 +251,8 @@ def key_mask_of(padding: Tensor | None, *, batched: bool) -> Tensor | None:
     """(B, 1, N), True where a key exists, from torch's mask (B, N), True or -inf where it is padding."""
     if padding is None:
         return None
+    additive = padding.dtype != torch.bool and not torch.compiler.is_compiling()
+    if additive and not bool(((padding == 0) | (padding == -torch.inf)).all()):
+        raise ValueError("key_padding_mask: expected True or -inf where a key is padding, False or 0 elsewhere")
     exists = ~padding if padding.dtype == torch.bool else padding == 0
     return exists[:, None] if batched else exists[None, None]

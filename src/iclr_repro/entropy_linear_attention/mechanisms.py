@@ -21,7 +21,7 @@ from iclr_repro.entropy_linear_attention.attention import entropy_linear_attenti
 from iclr_repro.entropy_linear_attention.causal import causal_entropy_linear_attention
 from iclr_repro.entropy_linear_attention.feature_maps import FeatureMap, elu1, feature_map_of
 from iclr_repro.entropy_linear_attention.moments import refuse_empty_rows, widened
-from iclr_repro.entropy_linear_attention.solvers import FIXED, Solver, solver_of
+from iclr_repro.entropy_linear_attention.solvers import FIXED, SOLVERS, Solver, solver_of
 
 EPSILON = 1e-6
 """Added to the denominator of the normalised linear attentions, as in the code of Katharopoulos et al. (2020)."""
@@ -83,7 +83,13 @@ class EntropyEquality(nn.Module):
         )
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """Attend to the keys up to each query's own; needs a closed-form solver."""
+        """Attend to the keys up to each query's own; needs a closed-form solver.
+
+        Raises:
+            ValueError: the solver is "fixed".
+        """
+        if self.solver == FIXED:
+            raise ValueError(f"solver: causal attention has no 'fixed', expected one of {', '.join(SOLVERS)}")
         return causal_entropy_linear_attention(
             q, k, v, key_mask=key_mask, feature_map=self.feature_map, solver=self.solver, scale=self.scale
         )

@@ -165,6 +165,8 @@ def refuse_empty_rows(key_mask: Tensor, *, hint: str = "") -> None:
 def _check_inputs(q: Tensor, k: Tensor) -> None:
     if not (q.is_floating_point() and k.is_floating_point()):
         raise ValueError(f"q and k: got {q.dtype} and {k.dtype}, expected floating point: convert them, e.g. q.float()")
+    if (q.dtype == torch.float64) != (k.dtype == torch.float64):
+        raise ValueError(f"q and k: got {q.dtype} and {k.dtype}, expected both or none in float64: convert either")
     if q.ndim < 2 or q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
         raise ValueError(
             f"q and k: got shapes {list(q.shape)} and {list(k.shape)}, expected [..., M, d] and [..., N, d] with equal"

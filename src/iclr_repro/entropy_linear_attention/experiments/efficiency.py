@@ -105,7 +105,7 @@ class Efficiency:
             if np.isfinite(value)
         }
         measured.metrics |= {
-            f"{_EALA}/largest_output_error": self._output_error(run),
+            **self._errors(run),
             "timings/n": float(self.repeats),
         }
         for kind, of_kind in times.items():
@@ -142,14 +142,26 @@ class Efficiency:
 
         return forward, forward_backward
 
-    def _output_error(self, run: Run) -> float:
-        """How far what is timed as EALA is from its dense weights applied to the values, at the smallest N."""
+    def _errors(self, run: Run) -> dict[str, float]:
+        """How far output and gradients of what is timed as EALA are from those of its dense weights, at the smallest N.
+
+        Both in units of the largest of the latter.
+        """
         generator = run.torch_rng("check")
         shape = (1, self.num_heads, min(self.num_nodes), self.head_dim)
-        q, k, v = (torch.randn(shape, generator=generator).to(run.device) for _ in range(3))
+        inputs = [torch.randn(shape, generator=generator).to(run.device).requires_grad_() for _ in range(3)]
         mechanism = make_mechanism(_EALA, num_heads=self.num_heads, head_dim=self.head_dim, generator=generator)
-        with torch.no_grad():
-            return float((mechanism.to(run.device)(q, k, v) - attention_weights(q, k) @ v).abs().max())
+        q, k, v = inputs
+        outputs = mechanism.to(run.device)(q, k, v), attention_weights(q, k) @ v
+        towards = torch.randn(shape, generator=generator).to(run.device)
+        gradients = [
+            torch.cat(torch.autograd.grad(out, inputs, towards, allow_unused=True, materialize_grads=True))
+            for out in outputs
+        ]
+        return {
+            f"{_EALA}/largest_{name}_error": float((found - dense).detach().abs().max() / dense.detach().abs().max())
+            for name, (found, dense) in (("output", outputs), ("gradient", gradients))
+        }
 
     def _add_memory(self, memory: Mapping[str, Mapping[int, int]], measured: Timings) -> None:
         """Slopes of log memory against log N, and EALA's share of the memory of each other attention."""
@@ -234,7 +246,7 @@ class Timings(Measurements):
     def of_medians(self, name: str, function: Callable[..., Any], *seconds: np.ndarray) -> None:
         """Note a function of the medians of timings, with its bootstrap interval over repeats where there are several.
 
-        Each of `seconds` [repeats] is resampled on its own.
+        Rounds are resampled, those of all of `seconds` [repeats] together. The interval is that of one process.
         """
         value = float(function(*(np.median(one) for one in seconds)))
         interval = None
@@ -244,6 +256,7 @@ class Timings(Measurements):
                 lambda *samples, axis: function(*(np.median(one, axis=axis) for one in samples)),
                 n_resamples=_RESAMPLES,
                 vectorized=True,
+                paired=True,  # the actions took turns: what slowed a round slowed all of it
                 method="percentile",
                 rng=np.random.default_rng(0),
             )

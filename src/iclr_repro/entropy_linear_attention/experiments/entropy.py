@@ -5,7 +5,7 @@ Shape letters: M = queries, N = keys, D = features of a head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,13 +90,13 @@ class EntropyApproximation:
 
     def run(self, run: Run) -> Result:
         """Compare each estimate with the exact entropy."""
-        rows = pd.DataFrame(self._rows(run))
-        keys = ["keys", "d", "num_keys", "variance"]
-        table = rows.groupby([*keys, "estimate"], sort=False)[["entropy_error", "deficit_error"]].mean()
-        metrics = {}
-        for (kind, dim, number, variance, estimate), row in table.iterrows():
-            for quantity, value in row.items():
-                metrics[f"{kind}/d{dim}/n{number}/var_{variance}/{estimate}/{quantity}"] = float(value)
+        means = means_of_cells(self._rows(run))
+        metrics = {
+            f"{kind}/d{dim}/n{number}/var_{variance}/{estimate}/{quantity}": value
+            for (kind, dim, number, variance, estimate), found in means.items()
+            for quantity, value in found.items()
+        }
+        table = pd.DataFrame(means).T.rename_axis(index=["keys", "d", "num_keys", "variance", "estimate"])
         metrics["queries/n"] = float(self.num_queries * self.draws)
         return Result(
             metrics=metrics,
@@ -104,7 +104,7 @@ class EntropyApproximation:
             figures={"entropy_error": figures.entropy_error(table, dim=max(d for d in self.dims if d <= _SHOWN_DIM))},
         )
 
-    def _rows(self, run: Run) -> Iterator[dict[str, object]]:
+    def _rows(self, run: Run) -> Iterator[tuple[tuple[Any, ...], dict[str, float]]]:
         sources: list[tuple[str, Any, str, float | str]] = [("relu", gaussian_keys, "relu", _NATURAL)]
         sources += [("gaussian", gaussian_keys, "identity", value) for value in self.variances]
         sources += [("clustered", clustered_keys, "identity", value) for value in self.variances]
@@ -115,9 +115,24 @@ class EntropyApproximation:
                     for _ in range(self.draws):
                         k = make_keys(rng, number, dim)
                         q = with_variance(gaussian_keys(rng, self.num_queries, dim), k, feature_map, variance)
-                        cell = {"keys": kind, "d": dim, "num_keys": number, "variance": variance}
                         for estimate, found in estimate_errors(q, k, feature_map).items():
-                            yield {**cell, "estimate": estimate, **found}
+                            yield (kind, dim, number, variance, estimate), found
+
+
+def means_of_cells(
+    rows: Iterable[tuple[tuple[Any, ...], Mapping[str, float]]],
+) -> dict[tuple[Any, ...], dict[str, float]]:
+    """Means over the rows of each cell, of each quantity over the rows that have it; NaN stays NaN."""
+    cells: dict[tuple[Any, ...], list[Mapping[str, float]]] = {}
+    for cell, found in rows:
+        cells.setdefault(cell, []).append(found)
+    return {
+        cell: {
+            name: float(np.mean([one[name] for one in of_cell if name in one]))
+            for name in dict.fromkeys(name for one in of_cell for name in one)
+        }
+        for cell, of_cell in cells.items()
+    }
 
 
 def estimate_errors(q: Tensor, k: Tensor, feature_map: str) -> dict[str, dict[str, float]]:
@@ -163,15 +178,15 @@ class Resemblance:
                     for _ in range(self.draws):
                         k = gaussian_keys(rng, number, dim)
                         q = with_variance(gaussian_keys(rng, self.num_queries, dim), k, "relu", variance)
-                        cell = {"variance": variance, "d": dim, "num_keys": number}
-                        rows += [{**cell, "solver": solver, **resemblance(q, k, solver)} for solver in SOLVERS]
-        table = pd.DataFrame(rows).groupby(["variance", "d", "num_keys", "solver"], sort=False).mean()
+                        rows += [((variance, dim, number, solver), resemblance(q, k, solver)) for solver in SOLVERS]
+        means = means_of_cells(rows)
         metrics = {
-            f"d{dim}/n{number}/var_{variance}/{solver}/{quantity}": float(value)
-            for (variance, dim, number, solver), row in table.iterrows()
-            for quantity, value in row.items()
-            if np.isfinite(value)
+            f"d{dim}/n{number}/var_{variance}/{solver}/{quantity}": value
+            for (variance, dim, number, solver), found in means.items()
+            for quantity, value in found.items()
+            if value != np.inf  # a divergence from weights of which some are 0
         }
+        table = pd.DataFrame(means).T.rename_axis(index=["variance", "d", "num_keys", "solver"])
         sweep = self._sweep(run)
         best, equal = sweep["tv"].idxmin(), (sweep["total_over_equal"] - 1.0).abs().idxmin()
         metrics["sweep/best_over_equal"] = float(sweep.at[best, "total_over_equal"])
@@ -211,8 +226,8 @@ def resemblance(q: Tensor, k: Tensor, solver: str) -> dict[str, float]:
         they count in nothing else but `score_variance` and `ranking_violation`. `attainment`: share of queries with
         theta > 0. Over these: `entropy_gap` = |H(w) - H|/H, `deficit_gap` = |H(w) - H|/(log N - H), `kl_from_softmax` =
         KL(softmax || w), infinite elsewhere where a weight is 0. Over all: `deficit` = log N - H, `kl_to_softmax` =
-        KL(w || softmax), `tv`, `tv_uniform`, `tv_plain` (theta = 0), `tv_over_plain`, `spearman`. NaN where there is no
-        such query.
+        KL(w || softmax), `tv`, `tv_uniform`, `tv_plain` (theta = 0), `tv_over_plain`, `spearman`. What no query has is
+        left out.
     """
     dense = scores(features(q, k))
     equal = entropy_equality(q, k, solver=solver)
@@ -227,12 +242,17 @@ def resemblance(q: Tensor, k: Tensor, solver: str) -> dict[str, float]:
     p, exact = dense.softmax(dim=-1), softmax_entropy(q, k)[alive]
     gap, deficit = (entropy(w) - exact).abs(), np.log(len(k)) - exact
     tv, plain = total_variation(w, p), total_variation(dense / dense.sum(dim=-1, keepdim=True), p)
+    if not alive.any():
+        return found
+    if attains.any():
+        found |= {
+            "entropy_gap": float((gap / exact)[attains].mean()),
+            "deficit_gap": float((gap / deficit)[attains].mean()),
+            "kl_from_softmax": float(kl_divergence(p, w)[attains].mean()),
+        }
     return found | {
         "attainment": float(attains.double().mean()),
         "deficit": float(deficit.mean()),
-        "entropy_gap": float((gap / exact)[attains].mean()),
-        "deficit_gap": float((gap / deficit)[attains].mean()),
-        "kl_from_softmax": float(kl_divergence(p, w)[attains].mean()),
         "kl_to_softmax": float(kl_divergence(w, p).mean()),
         "tv": float(tv.mean()),
         "tv_uniform": float(total_variation(torch.full_like(p, 1 / len(k)), p).mean()),

@@ -182,7 +182,11 @@ class Forecasting(_Trained):
                 "step_peak_bytes": float(self.step_memory(run, model, series)),
             }
             run.log.info("%s: test MAE %.3f", name, errors(sums[name])["mae"])
-        metrics = {"test/n": float(len(series.test[:: self.test_every]))}
+        metrics = {
+            "test/n": float(len(series.test[:: self.test_every])),
+            "train/n": float(len(series.train)),
+            "nodes": float(series.num_nodes),
+        }
         for name, of_model in sums.items():
             metrics |= {f"{name}/{quantity}": value for quantity, value in errors(of_model).items()}
             for step, at_step in errors_by_horizon(of_model).items():
@@ -285,6 +289,7 @@ class Forecasting(_Trained):
         def forward_backward() -> None:
             forecast_loss(model, batch, series=series, loss=self.loss).backward()
 
+        model.train()
         held = peak_memory(forward_backward, run.device)
         model.zero_grad(set_to_none=True)
         return held

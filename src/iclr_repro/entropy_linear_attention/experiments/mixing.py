@@ -63,12 +63,13 @@ class Mixing:
 
     def run(self, run: Run) -> Result:
         """Train all attentions from equal weights on equal samples, and test them on equal samples."""
-        measured = [self.measured(run, number) for number in range(max(self.long_trainings, self.short_trainings))]
+        seeds = run.rng("trainings").integers(2**31, size=max(self.long_trainings, self.short_trainings))
+        measured = [self.measured(run, number, int(seed)) for number, seed in enumerate(seeds)]
         names = dict.fromkeys(name for metrics, _ in measured for name in metrics)
         metrics: dict[str, float | np.ndarray] = {
             name: np.array([metrics[name] for metrics, _ in measured if name in metrics]) for name in names
         }
-        task = self.task(RandomStreams(run.seed))  # every draw of the clusters has the same least errors
+        task = self.task(RandomStreams(int(seeds[0])))  # every draw of the clusters has the same least errors
         reachable = {"cluster_mean": task.cluster_mean_error, "best": task.best_error, "lonely": task.lonely_error}
         metrics |= {f"{name}/mse": value for name, value in reachable.items()}
         metrics["test/n"] = float(self.test_samples)
@@ -79,9 +80,8 @@ class Mixing:
         """The task with clusters drawn anew."""
         return ClusterTask.balanced(self.num_nodes, self.num_clusters, rng=streams.numpy("clusters"))
 
-    def measured(self, run: Run, number: int) -> tuple[dict[str, float], dict[tuple[int, str], pd.Series]]:
-        """Metrics and learning curves (steps, attention) of training number `number`, drawn as by seed + number."""
-        seed = run.seed + number
+    def measured(self, run: Run, number: int, seed: int) -> tuple[dict[str, float], dict[tuple[int, str], pd.Series]]:
+        """Metrics and learning curves (steps, attention) of training number `number`, all of it drawn from `seed`."""
         streams = RandomStreams(seed)
         task = self.task(streams)
         test = TensorDataset(*task.sample(self.test_samples, generator=streams.torch("test")))
