@@ -30,7 +30,7 @@ from iclr_repro.topoformer.glue import GLUE_TASKS, wordpiece_tokenizer
 from iclr_repro.topoformer.invariants import FLAGS, violations
 from iclr_repro.topoformer.maps import morans_i, selectivity_map
 from iclr_repro.topoformer.pretraining import Pretraining
-from iclr_repro.topoformer.text import BOS, EOS, MASK, UNK, Vocabulary
+from iclr_repro.topoformer.text import BOS, EOS, MASK, PAD, UNK, Vocabulary
 from support import bare_run
 
 
@@ -260,7 +260,7 @@ def test_a_sheet_without_layer_is_refused_for_saved_models(tmp_path: Path) -> No
 def test_corpora_are_mixed_in_proportion_to_their_sizes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_jsonl(tmp_path / name / "train.jsonl", [{"text": f"{name}{k}"} for k in range(400)])
-    config = {**SMOKE["masked_lm"], "corpora": [str(tmp_path / "a"), str(tmp_path / "b")], "held_out": 10}
+    config = {**SMOKE["masked_lm"], "corpora": [str(tmp_path / "a"), str(tmp_path / "b")], "held_out": 10, "length": 4}
     experiment: Any = build("masked_lm", {**config, "corpus_documents": [900, 100]})
     documents, held_out, kind = experiment._documents(bare_run(tmp_path))
     assert kind == "real"
@@ -380,9 +380,7 @@ def test_selectivity_is_drawn_as_signed_p_values_and_its_clustering_is_that_of_t
 def test_words_that_are_never_predicted_have_no_share_in_the_loss_of_frequencies() -> None:
     documents = datasets.Dataset.from_dict({"text": ["a a a b b c c x x x x x"]}).to_iterable_dataset()
     vocabulary = Vocabulary.from_texts(["a a b c"])
-    text: Any = SimpleNamespace(
-        documents=documents, ids=vocabulary.ids, vocab_size=len(vocabulary), special=range(5), separator=EOS
-    )
+    text = masked_lm.Text(documents, [], vocabulary.ids, len(vocabulary), PAD, EOS, MASK, range(5), None)
     assert vocabulary.ids("x") == [UNK]
     targets = torch.tensor(vocabulary.ids("a b c"))
     expected = -np.mean(np.log(np.array([4, 3, 3]) / 10))  # one is added to each count
