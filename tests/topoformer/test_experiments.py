@@ -372,7 +372,7 @@ def test_selectivity_is_drawn_as_signed_p_values_and_its_clustering_is_that_of_t
     labels = np.arange(60) % 2
     found = selectivity_map(rng.normal(size=(60, 16)) + 3 * labels[:, None] * rng.normal(size=16), labels)
     (ax,) = figures.selectivity_grid({"a": {"x": found}}, title="t").axes
-    np.testing.assert_allclose(np.ravel(ax.images[0].get_array()), -found.log10_p * np.sign(found.t))
+    np.testing.assert_allclose(np.asarray(ax.images[0].get_array()).ravel(), -found.log10_p * np.sign(found.t))
     assert ax.get_title() == f"x\nI = {morans_i(found.t):.2f}"
     assert f"{morans_i(found.values):.2f}" != f"{morans_i(found.t):.2f}"
 
