@@ -65,7 +65,7 @@ def with_impostor(impostor: Impostor) -> Callable[..., Sheets]:
 def judged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Run the experiments of the headline claims, at a size that is enough for them, and judge them on two seeds."""
     monkeypatch.setattr(_training, "load_rotten_tomatoes", small_texts)
-    monkeypatch.setattr(masked_lm, "load_imdb", small_texts)
+    monkeypatch.setattr(masked_lm, "load_imdb", texts_on_topics)
     settings = command_line.checked_settings(command_line.compose(["paper=topoformer"]))["experiments"]
     metrics: dict[str, dict[str, np.ndarray]] = {name: {} for name in settings}
     for name, change in REDUCED.items():
@@ -81,6 +81,15 @@ def judged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def small_texts() -> LabelledTexts:
     return synthetic_sentiment(1024, 400, rng=np.random.default_rng(0))
+
+
+def texts_on_topics() -> LabelledTexts:
+    """Texts of 16 words of one of ten topics each, so that context says more of a word than its frequency."""
+    rng = np.random.default_rng(0)
+    words = rng.integers(20, size=(1424, 16)) + 20 * rng.integers(10, size=(1424, 1))
+    texts = [" ".join(f"w{word}" for word in row) for row in words]
+    labels = np.arange(len(texts)) % 2
+    return LabelledTexts.from_rows(texts, labels, order=np.arange(len(texts)), test_size=400)
 
 
 def test_at_the_size_of_the_impostors_every_headline_claim_holds_for_the_genuine_models(
@@ -140,28 +149,54 @@ def recorded() -> dict[str, dict[str, Any]]:
     }
 
 
+UNTRAINED = {"sq": "untrained_sqr", "sr": "untrained_sr", "sqr": "untrained_sqr"}  # SQ starts as SQR but for fc_out
+
+
 def replaced(metrics: dict[str, dict[str, Any]], impostor: str) -> dict[str, dict[str, Any]]:
-    """The recorded metrics with the topographic models' in the place of an impostor's."""
-    sentiment, language = metrics["sentiment"], metrics["masked_lm"]
-    for name in [name for name in sentiment if name.split("/")[0] in ("sq", "sr", "sqr")]:
-        _, rest = name.split("/", 1)
-        if impostor == "frozen" and f"untrained_sqr/{rest}" in sentiment:
-            sentiment[name] = sentiment[
-                f"untrained_{name.split('/')[0].replace('sq', 'sqr').replace('sqrr', 'sqr')}/{rest}"
-            ]
-        elif f"control/{rest}" in sentiment:
-            sentiment[name] = sentiment[f"control/{rest}"]
-        if impostor == "guessing" and rest == "accuracy":
-            sentiment[name] = 0.5
-    for name in [name for name in language if name.startswith("sqr/t_g")]:
-        language[name] = language[name.replace("sqr", "control", 1)]
+    """The recorded metrics, with an impostor's in the place of the topographic models'."""
+    for of_experiment in (metrics["sentiment"], metrics["masked_lm"]):
+        genuine = dict(of_experiment)
+        for name in genuine:
+            model, _, quantity = name.partition("/")
+            untrained, control = f"{UNTRAINED.get(model)}/{quantity}", f"control/{quantity}"
+            if model not in UNTRAINED:
+                continue
+            if impostor == "guessing" and quantity == "accuracy":
+                of_experiment[name] = 0.5
+            elif impostor == "frozen" and untrained in genuine:
+                of_experiment[name] = genuine[untrained]
+            elif control in genuine:
+                of_experiment[name] = genuine[control]
     return metrics
+
+
+def verdicts_on(metrics: dict[str, dict[str, Any]]) -> dict[str, str]:
+    results = Results.from_metrics(metrics)
+    return {one.claim.id: one.check.verdict for one in judge(claims_of(claims), results, "cpu")}
+
+
+def test_alignment_needs_smooth_maps_on_both_sides() -> None:
+    metrics = recorded()
+    assert verdicts_on(metrics)["T9"] == "reproduced"
+    alignment = metrics["brain_alignment"]
+    for side in ("u", "v"):
+        rough = {name: 0.0 if f"/moran_{side}" in name else value for name, value in alignment.items()}
+        assert verdicts_on({**metrics, "brain_alignment": rough})["T9"] == "not reproduced"
+
+
+@pytest.mark.parametrize("model", ["sqr", "control"])
+def test_models_that_know_no_more_than_frequencies_are_not_on_par(model: str) -> None:
+    """However topographic they are, and if their losses are equal."""
+    metrics = recorded()
+    language = metrics["masked_lm"]
+    assert verdicts_on(metrics)["T7"] == "reproduced"
+    language[f"{model}/validation_loss"] = language["unigram_loss"]
+    assert verdicts_on(metrics)["T7"] == "not reproduced"
 
 
 @pytest.mark.parametrize("impostor", ["frozen", "guessing"])
 def test_at_full_size_claims_on_topography_fail_for_impostors(impostor: str) -> None:
     """From the recorded numbers: an untrained model's, or a control's, in place of the topographic models'."""
-    results = Results.from_metrics(replaced(recorded(), impostor))
-    verdicts = {one.claim.id: one.check.verdict for one in judge(claims_of(claims), results, "cpu")}
+    verdicts = verdicts_on(replaced(recorded(), impostor))
     failing = HEADLINE - ({"T5"} if impostor == "frozen" else set())  # a frozen network's accuracy is not recorded
     assert [name for name in failing if verdicts[name] == "reproduced"] == []

@@ -63,6 +63,18 @@ def test_sheets_that_move_together_get_one_order() -> None:
         posthoc_layout(rng=rng)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_encoders_on_a_gpu_get_the_same_pools() -> None:
+    on_cpu, on_gpu = bert(), bert().to("cuda")
+    inputs = {name: ids.to("cuda") for name, ids in IDS.items()}
+    assert topographize(on_gpu, inputs, sq=0.3, num_heads=2, rng=np.random.default_rng(0)) == 2
+    topographize(on_cpu, IDS, sq=0.3, num_heads=2, rng=np.random.default_rng(0))
+    assert on_gpu.encoder.layer[0].attention.self.query.querying.mask.device.type == "cuda"
+    expected = on_cpu(**IDS).last_hidden_state
+    torch.testing.assert_close(on_gpu(**inputs).last_hidden_state.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_encoders_get_pools_on_every_attention() -> None:
     model = bert()
     plain = bert()

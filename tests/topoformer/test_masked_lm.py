@@ -282,16 +282,34 @@ def learner(seed: int = 0, **options: object) -> Pretraining:
     )
 
 
-def test_pretraining_goes_on_from_a_saved_state_bit_for_bit() -> None:
-    whole = learner()
+@pytest.mark.parametrize("half_precision", [False, True])
+def test_pretraining_goes_on_from_a_saved_state_bit_for_bit(half_precision: bool) -> None:
+    whole = learner(half_precision=half_precision)
     for _ in range(2):
         whole.step()
     state = copy.deepcopy(whole.state_dict())
-    resumed = learner(seed=5)
+    resumed = learner(seed=5, half_precision=half_precision)
     resumed.load_state_dict(state)
     expected = [whole.step() for _ in range(2)]
     assert [resumed.step() for _ in range(2)] == expected
     assert expected[-1]["batch"] == 8.0
+
+
+def test_an_update_of_gradients_that_overflowed_is_skipped() -> None:
+    half = learner(half_precision=True)
+    scaler = half._scaler
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**100})
+    before = copy.deepcopy(half.model.state_dict())
+    half.model(IDS)  # a forward reflects the local weights
+    reflected = copy.deepcopy(half.model.state_dict())
+    found = half.step()
+    assert "gradient_norm" not in found
+    assert math.isfinite(found["loss"])
+    assert scaler.get_scale() == 2.0**99
+    torch.testing.assert_close(half.model.state_dict(), reflected, rtol=0, atol=0)
+    scaler.update(new_scale=2.0**10)
+    assert math.isfinite(half.step()["gradient_norm"])
+    assert any(not torch.equal(value, before[name]) for name, value in half.model.state_dict().items())
 
 
 def test_biases_and_norms_do_not_decay() -> None:

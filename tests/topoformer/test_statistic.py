@@ -10,6 +10,7 @@ from iclr_repro.topoformer.baselines import topographic_statistic_by_loop
 from iclr_repro.topoformer.brain import smooth_fields
 from iclr_repro.topoformer.sheet import squared_distances
 from iclr_repro.topoformer.statistic import (
+    Kind,
     permutation_p_value,
     topographic_null,
     topographic_statistic,
@@ -22,13 +23,13 @@ def smooth(num_units: int = 100) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["rankcorr", "corr", "standard"])
-def test_it_is_that_of_the_definition_over_all_ordered_pairs(kind: str) -> None:
+def test_it_is_that_of_the_definition_over_all_ordered_pairs(kind: Kind) -> None:
     x, side = smooth(36), 6
     c, d = np.corrcoef(x.T), np.sqrt(squared_distances(36)) / side
     expected = []
     for m in range(1, 9):
         chosen = (100 * squared_distances(36) <= m * m * 36) & ~np.eye(36, dtype=bool)
-        if (kind != "standard" and len(np.unique(d[chosen])) < 2) or not chosen.any():
+        if len(np.unique(d[chosen])) < 2:
             continue
         if kind == "rankcorr":
             expected.append(-scipy.stats.spearmanr(c[chosen], d[chosen]).statistic)
@@ -36,7 +37,7 @@ def test_it_is_that_of_the_definition_over_all_ordered_pairs(kind: str) -> None:
             expected.append(-scipy.stats.pearsonr(c[chosen], d[chosen]).statistic)
         else:
             expected.append(np.mean((c[chosen] - c[chosen].mean()) / c[chosen].std() / d[chosen]))
-    assert topographic_statistic(x, kind=kind).mean == pytest.approx(np.mean(expected), abs=1e-5)  # type: ignore[arg-type]
+    assert topographic_statistic(x, kind=kind).mean == pytest.approx(np.mean(expected), abs=1e-5)
 
 
 def test_a_smooth_map_has_much_and_a_shuffled_one_none() -> None:
@@ -50,12 +51,21 @@ def test_the_loop_gives_the_same() -> None:
     assert topographic_statistic_by_loop(x) == pytest.approx(topographic_statistic(x).mean, abs=1e-12)
 
 
-def test_thresholds_without_two_distances_are_skipped() -> None:
-    small = topographic_statistic(smooth(49))
+@pytest.mark.parametrize("kind", ["rankcorr", "corr", "standard"])
+def test_thresholds_without_two_distances_are_skipped(kind: Kind) -> None:
+    small = topographic_statistic(smooth(49), kind=kind)
     assert small.thresholds == (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     assert np.isnan(small.per_threshold[:2]).all()
-    assert topographic_statistic(smooth(400)).thresholds[0] == 0.1
-    assert topographic_statistic(smooth(100)).thresholds[0] == 0.2
+    assert topographic_statistic(smooth(400), kind=kind).thresholds[0] == 0.1
+    assert topographic_statistic(smooth(100), kind=kind).thresholds[0] == 0.2
+
+
+@pytest.mark.parametrize("kind", ["rankcorr", "corr", "standard"])
+def test_correlations_that_are_all_equal_are_refused(kind: Kind) -> None:
+    """Units that differ by scale and offset alone: every pair has correlation 1, up to rounding."""
+    x = np.random.default_rng(0).normal(size=(20, 1)) * np.arange(1.0, 37.0) + np.arange(36.0)
+    with pytest.raises(ValueError, match="correlations: all pairs of units have the correlation 1, so that t_g is"):
+        topographic_statistic(x, kind=kind)
 
 
 def test_float_distances_split_ties() -> None:

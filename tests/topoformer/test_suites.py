@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from iclr_repro.core.data import MissingDataError
 from iclr_repro.topoformer import TestSuite, load_test_suites, morans_i, run_test_suites, selectivity_map
-from iclr_repro.topoformer.suites import _joined_items, decoding_accuracy, join_regions
+from iclr_repro.topoformer.brain import smooth_fields
+from iclr_repro.topoformer.suites import _joined_items, decoding_accuracy, join_regions, load_noun_verb_contrasts
 
 
 def suite(num_items: int = 20) -> TestSuite:
@@ -32,14 +34,46 @@ def test_measures_are_those_of_their_definitions() -> None:
     rng = np.random.default_rng(0)
     toy = suite()
     x = rng.normal(size=(40, 9)) + toy.labels[:, None] * np.linspace(0, 3, 9)
-    table, maps = run_test_suites(lambda _: {"query": x}, [toy], folds=5, rng=rng)
+    table, maps = run_test_suites(lambda _: {"query": x}, [toy], folds=5, permutations=19, rng=rng)
     row = table.loc["toy", "query"]
     expected = selectivity_map(x, toy.labels)
     np.testing.assert_allclose(maps["toy", "query"].t, expected.t)
     assert row["moran"] == pytest.approx(morans_i(expected.t))
+    assert row["moran_p"] * 20 == pytest.approx(round(row["moran_p"] * 20))
     assert row["significant_share"] == pytest.approx(expected.significant.mean())
     assert row["n"] == 40
     assert row["accuracy"] > 0.85
+
+
+def test_only_a_clustered_map_is_beyond_the_null_of_permuted_units() -> None:
+    rng = np.random.default_rng(0)
+    toy = suite(100)
+    field = smooth_fields(1, 100, sigma=2.0, rng=rng)[0]
+    for effect, is_clustered in ((field, True), (rng.permutation(field), False)):
+        x = rng.normal(size=(200, 100)) + toy.labels[:, None] * effect
+        table, _ = run_test_suites(
+            lambda _, x=x: {"query": x},  # type: ignore[misc]
+            [toy],
+            folds=5,
+            permutations=99,
+            rng=rng,
+        )
+        assert (table.loc["toy", "query"]["moran_p"] == 0.01) == is_clustered
+
+
+def test_nouns_are_compared_with_verbs_among_concrete_and_among_abstract_words(tmp_path: Path) -> None:
+    rows = [
+        "oak,concrete,noun",
+        "hit,concrete,verb",
+        "hope,abstract,noun",
+        "think,abstract,verb",
+        "clue,abstract,noun",
+    ]
+    (tmp_path / "words.csv").write_text("\n".join(["word,category,class", *rows]))
+    concrete, abstract = load_noun_verb_contrasts(find=lambda _: tmp_path / "words.csv")
+    assert (concrete.name, concrete.sentences) == ("concrete_nouns_verbs", ("oak", "hit"))
+    assert (abstract.name, abstract.sentences) == ("abstract_nouns_verbs", ("hope", "think", "clue"))
+    assert (concrete.labels.tolist(), abstract.labels.tolist()) == ([1, 0], [1, 0, 1])
 
 
 def test_items_are_kept_together_so_that_they_cannot_be_memorised() -> None:
@@ -61,6 +95,7 @@ def test_too_many_folds_are_refused() -> None:
 def test_the_eight_suites_have_the_sizes_of_the_sheet() -> None:
     try:
         suites = {one.name: one for one in load_test_suites()}
+        contrasts = load_noun_verb_contrasts()
     except MissingDataError as error:
         pytest.skip(f"no real data on this machine (ICLR_REPRO_DATA): {error}")
     sizes = {name: Counter(one.labels.tolist()) for name, one in suites.items()}
@@ -74,6 +109,7 @@ def test_the_eight_suites_have_the_sizes_of_the_sheet() -> None:
         "licensing": (380, 380),
         "garden_path": (76, 76),
     }
+    assert [Counter(one.labels.tolist()) for one in contrasts] == [{1: 40, 0: 40}] * 2
     for name, size in (("npi_src_any", 76), ("reflexive_src_fem", 38)):
         licensing = suites["licensing"]
         chosen = np.array([source == name for source in licensing.sources])

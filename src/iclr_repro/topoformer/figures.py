@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -12,44 +13,55 @@ from matplotlib.figure import Figure
 from iclr_repro.core.plotting import COLORS, figure
 from iclr_repro.core.statistics import mean_interval
 from iclr_repro.topoformer.attention import SHEETS
-from iclr_repro.topoformer.maps import morans_i
+from iclr_repro.topoformer.maps import SelectivityMap, morans_i
 from iclr_repro.topoformer.sheet import sheet_side
 
 _DIVERGING = "RdBu_r"
 _UNTRAINED = "untrained_"
+_PARTS = (attrgetter("values"), attrgetter("t"))
 
 
-def map_grid(maps: Mapping[str, Mapping[str, np.ndarray]], *, title: str) -> Figure:
+Maps = Mapping[str, Mapping[str, np.ndarray]]  # row -> column -> values of the units [D]
+
+
+def map_grid(maps: Maps, *, title: str, clustered: Maps | None = None) -> Figure:
     """Maps as an image grid, a row a model, a column a sheet; above each its Moran's I on the torus.
 
     Each map has its own symmetric colour scale, since their sizes differ by more than their shapes: red positive, blue
-    negative, white zero. A map of NaN is left blank.
+    negative, white zero. The columns are those of the first row; one that a row lacks is left blank.
 
     Args:
-        maps: row -> column -> values of the units [D].
+        maps: what is drawn.
         title: what the values are.
+        clustered: the same rows and columns: of these maps is Moran's I, where not of those drawn.
     """
+    clustered = maps if clustered is None else clustered
     columns = list(next(iter(maps.values())))
     size = {"width": 0.9 + 1.3 * len(columns), "height": 0.5 + 1.5 * len(maps)}
     made, axes = figure(**size, nrows=len(maps), ncols=len(columns))
     for row, (name, of_row) in zip(axes, maps.items(), strict=True):
         for ax, column in zip(row, columns, strict=True):
-            values = of_row[column]
-            side = sheet_side(len(values))
             ax.grid(visible=False)
             ax.set_xticks([])
             ax.set_yticks([])
             ax.spines[:].set_visible(False)
-            if np.isnan(values).all():
+            if column not in of_row:
                 continue
+            values = of_row[column]
+            side = sheet_side(len(values))
             limit = np.abs(values).max() or 1.0
             ax.imshow(values.reshape(side, side), cmap=_DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
-            ax.set_title(f"I = {morans_i(values):.2f}", fontsize=7, pad=2)
-            if ax in axes[0]:
-                ax.set_title(f"{column}\nI = {morans_i(values):.2f}", fontsize=7, pad=2)
+            heading = f"I = {morans_i(clustered[name][column]):.2f}"
+            ax.set_title(f"{column}\n{heading}" if ax in axes[0] else heading, fontsize=7, pad=2)
         row[0].set_ylabel(name.replace("_", " "), fontsize=8)
     made.suptitle(title, x=0.01, ha="left", fontsize=9)
     return made
+
+
+def selectivity_grid(found: Mapping[str, Mapping[str, SelectivityMap]], *, title: str) -> Figure:
+    """Selectivity maps, -log10(p) * sign(t), as `map_grid` draws them; Moran's I is that of t (sheet 2.9, 2.10)."""
+    values, t = ({row: {c: part(x) for c, x in maps.items()} for row, maps in found.items()} for part in _PARTS)
+    return map_grid(values, title=f"-log10(p) with the sign of t, {title}; I of t", clustered=t)
 
 
 def statistic_bars(table: pd.DataFrame) -> Figure:
@@ -77,10 +89,10 @@ def statistic_bars(table: pd.DataFrame) -> Figure:
 
 
 def sweep(table: pd.DataFrame) -> Figure:
-    """t_g of the four sheets and accuracy against the sizes of the receptive fields.
+    """t_g of the four sheets, before training (hollow) and after, and accuracy against the sizes of receptive fields.
 
     Args:
-        table: index (sq, sr), columns the sheets and accuracy.
+        table: index (sq, sr), columns the sheets, untrained_<sheet> and accuracy.
     """
     made, axes = figure(width=8.4, height=3.4, ncols=2)
     left, right = axes[0]
@@ -88,6 +100,7 @@ def sweep(table: pd.DataFrame) -> Figure:
     x = np.arange(len(table))
     for number, sheet in enumerate(SHEETS):
         left.plot(x, table[sheet], "o", markersize=6, color=COLORS[number], label=sheet)
+        left.plot(x, table[_UNTRAINED + sheet], "o", markersize=6, color=COLORS[number], fillstyle="none")
     left.axhline(0.0, color="0.3", linewidth=0.8)
     left.set_ylabel("t_g")
     left.legend(fontsize=8, frameon=False)
@@ -147,13 +160,20 @@ def alignment(table: pd.DataFrame) -> Figure:
 
 
 def statistic_by_layer(table: pd.DataFrame) -> Figure:
-    """t_g of the four sheets against depth, a panel a model; index (model, layer), columns sheets."""
-    models = list(dict.fromkeys(table.index.get_level_values("model")))
+    """t_g of the four sheets against depth, a panel a model; dotted and hollow: before training.
+
+    Args:
+        table: index (model, layer), a model and untrained_<model>; columns sheets.
+    """
+    named = dict.fromkeys(table.index.get_level_values("model"))
+    models = [name for name in named if not name.startswith(_UNTRAINED)]
     made, axes = figure(width=3.4 * len(models), height=3.2, ncols=len(models), sharey=True)
     for ax, model in zip(axes[0], models, strict=True):
-        rows = table.loc[model]
+        rows, before = table.loc[model], table.loc[_UNTRAINED + model]
         for number, sheet in enumerate(SHEETS):
-            ax.plot(rows.index, rows[sheet], marker="o", markersize=4, color=COLORS[number], label=sheet)
+            style: dict[str, Any] = {"marker": "o", "markersize": 4, "color": COLORS[number]}
+            ax.plot(rows.index, rows[sheet], label=sheet, **style)
+            ax.plot(before.index, before[sheet], fillstyle="none", linestyle=":", **style)
         ax.axhline(0.0, color="0.3", linewidth=0.8)
         ax.set_title(model, loc="left", fontsize=9)
         ax.set_xticks(rows.index[:: max(len(rows) // 8, 1)])

@@ -34,6 +34,7 @@ def violations(num_units: int, area_frac: float, *, num_examples: int, generator
     x_BTD = torch.randn(2, num_examples // 2, num_units, generator=generator, dtype=torch.float64)
     return {
         **_of_the_pool(num_units, area_frac),
+        **_of_ordinary_attention(num_units, x_BTD, generator),
         **_of_the_gauge(num_units, area_frac, x_BTD, generator),
         **_of_the_attention(num_units, area_frac, x_BTD, generator),
         **_of_the_reweighting(num_units, area_frac, draws),
@@ -69,6 +70,18 @@ def _of_the_pool(num_units: int, area_frac: float) -> dict[str, float]:
     }
 
 
+def _of_ordinary_attention(num_units: int, x_BTD: Tensor, generator: torch.Generator) -> dict[str, float]:
+    """What whole modules give: ordinary attention when off, at temperature sqrt(D) with fields of one unit."""
+    tiny_field = 0.5 * math.pi / num_units
+    found = {}
+    for name, sq, temperature in (("i2_off", -1.0, 1.0), ("i2_tiny_field_output", tiny_field, math.sqrt(num_units))):
+        module = _drawn(TopographicSelfAttention(num_units, sq=sq, sr=-1.0), generator)
+        query, key, value = (module.sheets(x_BTD)[sheet] for sheet in ("query", "key", "value"))
+        plain, _ = materialised_attention(query, key, value, torch.eye(num_units, dtype=torch.float64) / temperature)
+        found[name] = _largest(module.fc_out(plain) - module(x_BTD))
+    return found
+
+
 def _of_the_gauge(num_units: int, area_frac: float, x_BTD: Tensor, generator: torch.Generator) -> dict[str, float]:
     """Permute the units of the query and key layers of whole modules; compare scores and what comes out."""
     control, querying = (
@@ -76,7 +89,8 @@ def _of_the_gauge(num_units: int, area_frac: float, x_BTD: Tensor, generator: to
     )
     anywhere = torch.randperm(num_units, generator=generator)
     moved = translation(num_units, 2, 1)
-    quarter_turn = torch.arange(num_units).reshape(sheet_side(num_units), -1).rot90().reshape(-1)
+    sheet = torch.arange(num_units).reshape(sheet_side(num_units), -1)
+    quarter_turn, mirror = sheet.rot90().reshape(-1), sheet.flip(1).reshape(-1)
 
     def changed_by(order: Tensor, module: TopographicSelfAttention) -> float:
         other = copy.deepcopy(module)
@@ -92,6 +106,7 @@ def _of_the_gauge(num_units: int, area_frac: float, x_BTD: Tensor, generator: to
         "i3_translation_of_control": changed_by(moved, control),
         "i3_translation": changed_by(moved, querying),
         "i3_quarter_turn": changed_by(quarter_turn, querying),
+        "i3_mirror": changed_by(mirror, querying),
         "i3_permutation_changes_scores": float(changed_by(anywhere, querying) > 1e-2 * scale),
     }
 

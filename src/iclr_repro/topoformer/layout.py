@@ -176,7 +176,7 @@ def topographize(
         _permute_outputs(query, order)
         _permute_outputs(key, order)
         pooled = PooledLinear(query, mask, num_heads=num_heads)
-        laid_out = torch.from_numpy(query_ND[:, order])
+        laid_out = torch.from_numpy(query_ND[:, order]).to(query.weight.device)
         after = pooled.querying.double()(laid_out.unflatten(-1, (num_heads, -1)))
         pooled.querying.to(query.weight.dtype)
         gain = float(laid_out.norm() / after.norm())

@@ -20,6 +20,7 @@ Kind = Literal["rankcorr", "corr", "standard"]
 Distances = Literal["exact", "float"]
 
 TENTHS = tuple(range(1, 9))  # the thresholds 0.1 to 0.8 of the tissue's side, in tenths
+_EQUAL = 1e-12  # correlations that differ by less differ by rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,8 @@ def topographic_statistic(
             distances and moves pairs across thresholds (pitfall P4).
 
     Raises:
-        ValueError: D is no perfect square or below 9, N < 2, an activation is not finite, or all units are constant.
+        ValueError: D is no perfect square or below 9, N < 2, an activation is not finite, all units are constant, or
+            all correlations are equal, so that t_m is defined at no threshold.
 
     Source: sheet 2.8 and pitfall P5: thresholds with fewer than two different distances are skipped.
     """
@@ -96,17 +98,22 @@ def statistic_of_correlations(
     order_P = np.argsort(correlation_P) if kind == "rankcorr" else None
     per_threshold = np.full(len(TENTHS), np.nan)
     for number, within_P in enumerate(pairs.within):
-        distance = pairs.distance[within_P]
-        if kind == "standard":
-            if len(distance):
-                per_threshold[number] = np.mean(scipy.stats.zscore(correlation_P[within_P]) / distance)
-        elif len(distance) and np.ptp(distance) > 0:
-            if order_P is None:
-                per_threshold[number] = -np.corrcoef(correlation_P[within_P], distance)[0, 1]
-            else:
-                chosen = order_P[within_P[order_P]]
-                per_threshold[number] = -_spearman_of_sorted(correlation_P[chosen], pairs.ranks[number][chosen])
+        distance, correlation = pairs.distance[within_P], correlation_P[within_P]
+        if not (len(distance) and np.ptp(distance) > 0 and np.ptp(correlation) > _EQUAL):
+            continue
+        if order_P is not None:
+            chosen = order_P[within_P[order_P]]
+            per_threshold[number] = -_spearman_of_sorted(correlation_P[chosen], pairs.ranks[number][chosen])
+        elif kind == "corr":
+            per_threshold[number] = -np.corrcoef(correlation, distance)[0, 1]
+        else:
+            per_threshold[number] = np.mean(scipy.stats.zscore(correlation) / distance)
     used = np.isfinite(per_threshold)
+    if not used.any():
+        raise ValueError(
+            f"correlations: all pairs of units have the correlation {correlation_P[0]:.3g}, so that t_g is defined at"
+            " no threshold: give more examples, or leave this sheet out"
+        )
     return TopographicStatistic(
         mean=float(per_threshold[used].mean()),
         per_threshold=per_threshold,

@@ -20,7 +20,8 @@ from sklearn.preprocessing import StandardScaler
 
 from iclr_repro.core.data import locate
 from iclr_repro.topoformer.data import Find, read_table
-from iclr_repro.topoformer.maps import SelectivityMap, morans_i, selectivity_map
+from iclr_repro.topoformer.maps import SelectivityMap, morans_i, morans_null, selectivity_map
+from iclr_repro.topoformer.statistic import permutation_p_value
 
 Row = Mapping[str, str]
 Encode = Callable[[Sequence[str]], Mapping[str, Float[np.ndarray, "N D"]]]
@@ -103,8 +104,25 @@ def load_test_suites(*, find: Find = locate) -> list[TestSuite]:
     ]
 
 
+def load_noun_verb_contrasts(*, find: Find = locate) -> list[TestSuite]:
+    """Build concrete_nouns_verbs and abstract_nouns_verbs: 40 nouns (1) against 40 verbs (0) of either kind.
+
+    The contrasts of a later paper's numbers on the released model (sheet 4.4); they are not among the eight suites.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    moseley = read_table("suites_moseley_words.csv", find=find)
+    found = []
+    for kind in ("concrete", "abstract"):
+        rows = [row for row in moseley if row["category"] == kind]
+        items = _words(rows, "word", "class", {"noun": 1, "verb": 0}, "moseley")
+        found.append(TestSuite.from_items(f"{kind}_nouns_verbs", items))
+    return found
+
+
 def run_test_suites(
-    encode: Encode, suites: Sequence[TestSuite], *, folds: int, rng: np.random.Generator
+    encode: Encode, suites: Sequence[TestSuite], *, folds: int, permutations: int, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, dict[tuple[str, str], SelectivityMap]]:
     """Measure how a model's sheets tell the groups of each suite apart.
 
@@ -112,12 +130,13 @@ def run_test_suites(
         encode: sentences to token-mean activations [N, D] of each sheet by name.
         suites: to measure.
         folds: of the cross-validation, at most the number of items of the smallest suite.
-        rng: of the assignment of items to folds.
+        permutations: of the units of each t-map, for the null of Moran's I.
+        rng: of the assignment of items to folds, and of the permutations.
 
     Returns:
         A table, index (suite, sheet), with n (sentences), significant_share (of units, p_FDR < 0.05), moran (of the
-        t-map, on the torus) and accuracy (of a logistic regression on held-out items, averaged over sentences); and
-        the selectivity maps by (suite, sheet).
+        t-map, on the torus), moran_p (against permuted units) and accuracy (of a logistic regression on held-out items,
+        averaged over sentences); and the selectivity maps by (suite, sheet).
 
     Raises:
         ValueError: a suite has fewer items than folds.
@@ -129,10 +148,13 @@ def run_test_suites(
         seed = int(rng.integers(2**31))
         for sheet, activations in encode(suite.sentences).items():
             found = maps[suite.name, sheet] = selectivity_map(activations, suite.labels)
+            moran = float(morans_i(found.t))
+            null = morans_null(found.t, permutations=permutations, rng=np.random.default_rng(seed))
             rows[suite.name, sheet] = {
                 "n": len(suite.sentences),
                 "significant_share": float(found.significant.mean()),
-                "moran": float(morans_i(found.t)),
+                "moran": moran,
+                "moran_p": permutation_p_value(moran, null),
                 "accuracy": decoding_accuracy(activations, suite, folds=folds, seed=seed),
             }
     table = pd.DataFrame.from_dict(rows, orient="index")

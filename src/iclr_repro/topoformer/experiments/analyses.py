@@ -29,6 +29,7 @@ from iclr_repro.topoformer.classifier import token_mean
 from iclr_repro.topoformer.data import load_roi_responses, read_table
 from iclr_repro.topoformer.experiments._training import OfSentiment, Options, Sheets, encode, seeded
 from iclr_repro.topoformer.maps import (
+    SelectivityMap,
     cross_correlation_maps,
     morans_i,
     morans_null,
@@ -39,7 +40,7 @@ from iclr_repro.topoformer.maps import (
 from iclr_repro.topoformer.masked_lm import TopoformerForMaskedLM
 from iclr_repro.topoformer.pls import pls_null, pls_svd
 from iclr_repro.topoformer.statistic import permutation_p_value
-from iclr_repro.topoformer.suites import TestSuite, load_test_suites, run_test_suites
+from iclr_repro.topoformer.suites import TestSuite, load_noun_verb_contrasts, load_test_suites, run_test_suites
 
 Encoder = Callable[[Sequence[str]], Sheets]
 _CONDITIONS = ("S", "W", "J", "N")
@@ -107,6 +108,7 @@ class TestSuites(OfModels):
     __test__ = False  # for pytest
 
     folds: int = parameter("of the cross-validation", low=2, high=19)
+    permutations: int = parameter("of units, for the null of Moran's I", low=1)
 
     def run(self, run: Run) -> Result:
         """Measure all models on all suites."""
@@ -115,33 +117,36 @@ class TestSuites(OfModels):
             self.data,
             lambda: (
                 load_test_suites(),
+                load_noun_verb_contrasts(),
                 _by_condition("suites_langloc.csv", "words", ("S", "N")),
                 _by_condition("suites_fedorenko_conditions.csv", "sentence", _CONDITIONS),
             ),
             lambda: _generated_stimuli(run.rng("stimuli")),
         )
-        suites, localiser, conditions = stimuli_found
+        suites, contrasts, localiser, conditions = stimuli_found
         kind = "real" if kind == stimuli == "real" else "synthetic"
         metrics: dict[str, float] = {}
-        tables, maps = {}, {}
+        tables = {}
+        maps: dict[str, dict[str, SelectivityMap]] = {}
         for name, encoder in encoders.items():
-            table, found = run_test_suites(encoder, suites, folds=self.folds, rng=run.rng("folds"))
+            table, found = run_test_suites(
+                encoder, suites, folds=self.folds, permutations=self.permutations, rng=run.rng("folds")
+            )
             tables[name] = table
             for (suite, sheet), row in table.iterrows():
                 metrics |= {f"{name}/{suite}/{sheet}/{quantity}": value for quantity, value in row.items()}
             metrics |= {f"{name}/mean_{quantity}": value for quantity, value in means_over_suites(table).items()}
-            maps[name] = {suite.name: found[suite.name, self.sheet].t for suite in suites}
-            metrics |= {
-                f"{name}/{quantity}": value
-                for quantity, value in _smoothed_moran(encoder, suites[0], self.sheet).items()
-            }
+            maps[name] = {suite.name: found[suite.name, self.sheet] for suite in suites}
+            for suite in (suites[0], *contrasts):
+                smoothed = _smoothed_moran(encoder, suite, self.sheet)
+                metrics |= {f"{name}/{suite.name}_{quantity}": value for quantity, value in smoothed.items()}
             metrics |= {
                 f"{name}/{quantity}": value for quantity, value in _localised(encoder, localiser, conditions).items()
             }
         metrics["n"] = sum(len(suite.sentences) for suite in suites)
         table = pd.concat(tables, names=["model"])
         made = {
-            "suite_maps": figures.map_grid(maps, title=f"t of the two groups of each suite, {self.sheet} sheet"),
+            "suite_maps": figures.selectivity_grid(maps, title=f"group A minus B of each suite, {self.sheet} sheet"),
             "suite_matrix": figures.suite_matrix(table),
         }
         return Result(metrics=metrics, tables={"suites": table}, figures=made, data=kind)
@@ -346,24 +351,30 @@ def _generated_responses(rng: np.random.Generator) -> tuple[list[str], np.ndarra
 
 def _generated_stimuli(
     rng: np.random.Generator,
-) -> tuple[list[TestSuite], dict[str, list[str]], dict[str, list[str]]]:
-    """Word lists in place of the suites and the localiser's conditions."""
+) -> tuple[list[TestSuite], list[TestSuite], dict[str, list[str]], dict[str, list[str]]]:
+    """Word lists in place of the suites, the contrasts of nouns and verbs, and the localiser's conditions."""
 
     def word_lists(number: int) -> list[str]:
         return [" ".join(f"w{word}" for word in row) for row in rng.integers(200, size=(number, 8))]
 
     labels = np.arange(80) % 2
-    suite = TestSuite("generated", tuple(word_lists(80)), labels, np.arange(80), ("generated",) * 80)
+    suite, contrast = (
+        TestSuite(name, tuple(word_lists(80)), labels, np.arange(80), ("generated",) * 80)
+        for name in ("generated", "generated_nouns_verbs")
+    )
     localiser, conditions = ({condition: word_lists(40) for condition in names} for names in (("S", "N"), _CONDITIONS))
-    return [suite], localiser, conditions
+    return [suite], [contrast], localiser, conditions
 
 
 def _smoothed_moran(encoder: Encoder, suite: TestSuite, sheet: str) -> dict[str, float]:
     """Moran's I on the bounded sheet, before and after fMRI-like smoothing of the activations (sheet 2.14, 4.4)."""
     activations = encoder(suite.sentences)[sheet]
-    maps = [selectivity_map(x, suite.labels).t for x in (activations, fmri_smoothing(activations))]
-    raw, smoothed = (float(morans_i(values, wrap=False)) for values in maps)
-    return {f"{suite.name}_moran_bounded/{sheet}": raw, f"{suite.name}_moran_smoothed/{sheet}": smoothed}
+    raw, smoothed = (selectivity_map(x, suite.labels) for x in (activations, fmri_smoothing(activations)))
+    return {
+        f"moran_bounded/{sheet}": float(morans_i(raw.t, wrap=False)),
+        f"moran_smoothed/{sheet}": float(morans_i(smoothed.t, wrap=False)),
+        f"significant_share/{sheet}": float(raw.significant.mean()),
+    }
 
 
 def _localised(

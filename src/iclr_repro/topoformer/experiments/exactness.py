@@ -44,6 +44,8 @@ class Identities:
         )
         worst = found.max(skipna=False)  # NaN stays, and no result holds it
         worst[list(FLAGS)] = found[list(FLAGS)].min(skipna=False)  # to hold on every sheet
+        deviations = found["i6_deviation_of_permutations"]
+        worst["i6_smallest_deviation_of_permutations"] = deviations.min(skipna=False)
         table = worst.rename("worst violation").rename_axis("identity").to_frame()
         return Result(metrics={**worst.astype(float), "n": self.num_examples}, tables={"identities": table})
 
@@ -140,10 +142,10 @@ def _training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[],
 def _attention_steps(
     num_units: int, num_sequences: int, num_tokens: int
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """Forward and backward of pooled attention, with the fused kernel and with scores in memory."""
+    """Forward and backward of pooled attention, with the fused kernel and with scores in memory; both make M."""
     attention = TopographicSelfAttention(num_units, sq=0.1, sr=-1.0)
     assert attention.querying is not None
-    pooling, pool = attention.querying.pooling_matrix(torch.float32), attention.querying
+    pool = attention.querying
     inputs = [torch.randn(num_sequences, num_tokens, num_units, requires_grad=True) for _ in range(3)]
 
     def fused() -> Tensor:
@@ -154,7 +156,7 @@ def _attention_steps(
 
     def materialised() -> Tensor:
         query, key, value = inputs
-        out, _ = materialised_attention(query, key, value, pooling)
+        out, _ = materialised_attention(query, key, value, pool.pooling_matrix(torch.float32))
         out.sum().backward()
         return out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,7 +95,7 @@ class MaskedLanguageModel:
             )
 
     def run(self, run: Run) -> Result:
-        """Train, measure, fine-tune; models are saved in the run's folder under models/."""
+        """Measure, train, measure again, fine-tune; models are saved in the run's folder under models/."""
         text, kind = self._text(run)
         documents = (list(text.ids(document)) for document in text.held_out)
         held_out = pack(documents, self.length, separator=text.separator)[: self.held_out]
@@ -109,30 +109,26 @@ class MaskedLanguageModel:
         targets = labels[labels != IGNORED]
         metrics: dict[str, float] = {"n": len(held_out), "predictions/n": len(targets)}
         metrics["unigram_loss"] = _unigram_loss(text, targets)
-        curves, rows = {}, {}
+        curves = {}
+        rows: dict[tuple[str, int], dict[str, float]] = {}
         components: dict[str, dict[str, np.ndarray]] = {}
         for name, options in self.variants.items():
-            model, history = self._pretrained(run, text, name, options)
+            model = self._untrained(run, text, options)
+            states = {f"untrained_{name}": _measured(model, held_out, read, labels)}
+            history = self._pretrain(run, text, name, model)
+            states[name] = _measured(model, held_out, read, labels)
+            for state, (found, by_layer, weights) in states.items():
+                metrics |= {f"{state}/{quantity}": value for quantity, value in found.items()}
+                rows |= {(state, layer): t_g for layer, t_g in enumerate(by_layer)}
+                components[state] = {f"layer {layer}": component for layer, component in enumerate(weights)}
             curves[name] = (history.steps("loss"), history.values("loss"))
             metrics[f"{name}/train_loss"] = float(history.values("loss")[-50:].mean())
-            metrics[f"{name}/validation_loss"] = _loss(model, read, labels)
-            components[name] = {}
-            for layer, sheets in enumerate(_sheets_by_layer(model, held_out)):
-                found = {sheet: topographic_statistic(activations).mean for sheet, activations in sheets.items()}
-                rows[name, layer] = found
-                metrics |= {f"{name}/layer{layer}/t_g/{sheet}": value for sheet, value in found.items()}
-                (weights,) = pca_maps(sheets["key"], 1).weights
-                metrics[f"{name}/layer{layer}/moran_pc1/key"] = float(morans_i(weights))
-                components[name][f"layer {layer}"] = weights
-            for sheet in SHEETS:
-                of_layers = [found[sheet] for (model_name, _), found in rows.items() if model_name == name]
-                metrics[f"{name}/t_g/{sheet}"] = float(np.mean(of_layers))
             if text.tokenizer is not None:
                 model.save_pretrained(run.dir / "models" / name)
                 text.tokenizer.save_pretrained(run.dir / "models" / name)
             if self.glue is not None:
-                found = self._fine_tuned(run, text, model, name)
-                metrics |= {f"{name}/glue/{task}": value for task, value in found.items()}
+                numbers = self._fine_tuned(run, text, model, name)
+                metrics |= {f"{name}/glue/{task}": value for task, value in numbers.items()}
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=["model", "layer"])
         made = {
             "layers": figures.statistic_by_layer(table),
@@ -173,12 +169,11 @@ class MaskedLanguageModel:
         joined = datasets.interleave_datasets(
             streams, probabilities=shares.tolist(), seed=run.seed, stopping_strategy="all_exhausted"
         )
-        held_out = [document["text"] for document in joined.take(self.held_out)]
-        return joined.skip(self.held_out), held_out, "real"
+        shuffled = joined.shuffle(seed=run.seed, buffer_size=self.pool_size)
+        held_out = list(_filling(shuffled, self.held_out * self.length))
+        return shuffled.skip(len(held_out)), held_out, "real"
 
-    def _pretrained(
-        self, run: Run, text: Text, name: str, options: Mapping[str, Any]
-    ) -> tuple[TopoformerForMaskedLM, History]:
+    def _untrained(self, run: Run, text: Text, options: Mapping[str, Any]) -> TopoformerForMaskedLM:
         config = TopoformerConfig(
             vocab_size=text.vocab_size,
             hidden_size=self.num_units,
@@ -190,7 +185,10 @@ class MaskedLanguageModel:
             **options,
         )
         with seeded(run):
-            model = TopoformerForMaskedLM(config).to(run.device)
+            return TopoformerForMaskedLM(config).to(run.device).eval()
+
+    def _pretrain(self, run: Run, text: Text, name: str, model: TopoformerForMaskedLM) -> History:
+        """Train a model in place."""
         recipe = Recipe(
             learning_rate=self.learning_rate,
             steps=self.steps,
@@ -222,7 +220,7 @@ class MaskedLanguageModel:
             stop=lambda _: learner.progress >= 1.0,
         )
         model.eval()
-        return model, history
+        return history
 
     def _fine_tuned(self, run: Run, text: Text, model: TopoformerForMaskedLM, name: str) -> dict[str, float]:
         """Return the numbers of GLUE and their mean, from the pre-trained weights anew for each task."""
@@ -253,6 +251,16 @@ class MaskedLanguageModel:
                 rows = _glue_rows(self.glue, task_name, split, task, text.tokenizer, self.length)
                 found[number] = _glue_score(classifier, rows, task)
         return {**found, "mean": float(np.mean(list(found.values())))}
+
+
+def _filling(documents: datasets.IterableDataset, num_words: int) -> Iterator[str]:
+    """Yield the first documents that hold so many words: at least as many tokens, since a word is one or more."""
+    found = 0
+    for document in documents:
+        if found >= num_words:
+            return
+        found += len(document["text"].split())
+        yield document["text"]
 
 
 GlueRow = tuple[Tensor, Tensor, Tensor]
@@ -303,6 +311,23 @@ def _glue_score(model: TopoformerForSequenceClassification, rows: list[GlueRow],
     return glue_metric(task.metric, predictions.numpy(), labels.numpy())
 
 
+def _measured(
+    model: TopoformerForMaskedLM, segments: Tensor, read: Tensor, labels: Tensor
+) -> tuple[dict[str, float], list[dict[str, float]], list[np.ndarray]]:
+    """Return loss, t_g and clustering as metrics, t_g of the sheets of each layer, and its keys' first component."""
+    metrics = {"validation_loss": _loss(model, read, labels)}
+    by_layer, components = [], []
+    for layer, sheets in enumerate(_sheets_by_layer(model, segments)):
+        found = {sheet: topographic_statistic(activations).mean for sheet, activations in sheets.items()}
+        (weights,) = pca_maps(sheets["key"], 1).weights
+        metrics |= {f"layer{layer}/t_g/{sheet}": value for sheet, value in found.items()}
+        metrics[f"layer{layer}/moran_pc1/key"] = float(morans_i(weights))
+        by_layer.append(found)
+        components.append(weights)
+    metrics |= {f"t_g/{sheet}": float(np.mean([found[sheet] for found in by_layer])) for sheet in SHEETS}
+    return metrics, by_layer, components
+
+
 @torch.no_grad()
 def _loss(model: TopoformerForMaskedLM, read: Tensor, labels: Tensor) -> float:
     """The mean loss in nats over all chosen positions of the held-out segments."""
@@ -326,9 +351,12 @@ def _sheets_by_layer(model: TopoformerForMaskedLM, segments: Tensor) -> list[She
 
 
 def _unigram_loss(text: Text, targets: Tensor) -> float:
-    """The loss in nats of the words' frequencies in the training texts: what a model without context can reach."""
+    """The loss in nats of the words' frequencies in the training texts: what a model without context can reach.
+
+    Special tokens, unknown words among them, are never predicted: they have no share.
+    """
     counts = torch.ones(text.vocab_size, dtype=torch.float64)  # one each, so that none is impossible
     for document in text.documents.take(_COUNTED_DOCUMENTS):
         counts += torch.bincount(torch.tensor(text.ids(document["text"]), dtype=torch.int64), minlength=len(counts))
-        counts[text.separator] += 1
+    counts[list(text.special)] = 0.0
     return float(-(counts / counts.sum()).log()[targets].mean())

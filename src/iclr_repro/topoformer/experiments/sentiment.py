@@ -13,10 +13,10 @@ from iclr_repro.topoformer import figures
 from iclr_repro.topoformer.attention import SHEETS, alive_parameters
 from iclr_repro.topoformer.experiments._training import OfSentiment, Options, Sheets, accuracy, sheets_of
 from iclr_repro.topoformer.layout import posthoc_layout
-from iclr_repro.topoformer.maps import morans_i, morans_null, pca_maps, selectivity_map
+from iclr_repro.topoformer.maps import SelectivityMap, morans_i, morans_null, pca_maps, selectivity_map
 from iclr_repro.topoformer.statistic import permutation_p_value, topographic_null, topographic_statistic
 
-_PCS, _DRAWN_PCS = 3, 2
+_EXPLAINED_PCS, _CLUSTERED_PCS, _DRAWN_PCS = 5, 3, 2  # sheet 2.9, T6, sheet 2.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Sentiment(OfSentiment):
             if name in self.shown:
                 shown[name] = measured
         selectivity = {
-            name: {sheet: selectivity_map(x, labels).t for sheet, x in sheets.items()} for name, sheets in shown.items()
+            name: {sheet: selectivity_map(x, labels) for sheet, x in sheets.items()} for name, sheets in shown.items()
         }
         components = {
             name: {
@@ -64,7 +64,7 @@ class Sentiment(OfSentiment):
         }
         table = statistics_table(metrics, [*(f"untrained_{name}" for name in self.untrained), *self.trained])
         made = {
-            "selectivity_maps": figures.map_grid(selectivity, title="t, positive minus negative reviews"),
+            "selectivity_maps": figures.selectivity_grid(selectivity, title="positive minus negative reviews"),
             "principal_components": figures.map_grid(components, title="weights of units in principal components"),
             "t_g": figures.statistic_bars(table),
         }
@@ -76,14 +76,15 @@ class Sentiment(OfSentiment):
         null = topographic_null(activations, permutations=self.permutations, rng=run.rng(f"null/{name}"))
         found = {name.format("t_g"): value, name.format("t_g_p"): permutation_p_value(value, null)}
         selectivity = selectivity_map(activations, labels)
-        components = pca_maps(activations, _PCS)
+        components = pca_maps(activations, _EXPLAINED_PCS)
         moran, rng = float(morans_i(selectivity.t)), run.rng(f"moran null/{name}")
         moran_null = morans_null(selectivity.t, permutations=self.permutations, rng=rng)
         found[name.format("moran_selectivity")] = moran
         found[name.format("moran_selectivity_p")] = permutation_p_value(moran, moran_null)
         found[name.format("significant_share")] = float(selectivity.significant.mean())
-        found[name.format("moran_pc")] = float(np.mean(morans_i(components.weights)))
-        return found
+        found[name.format("moran_pc")] = float(np.mean(morans_i(components.weights[:_CLUSTERED_PCS])))
+        shares = {name.format(f"explained_pc{k}"): float(x) for k, x in enumerate(components.explained, start=1)}
+        return found | shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +95,21 @@ class ReceptiveFieldSweep(OfSentiment):
     num_examples: int = parameter("test texts that t_g is over", low=10)
 
     def run(self, run: Run) -> Result:
-        """Train a model a pair."""
+        """Measure a model a pair, before and after training."""
         corpus, kind = self.corpus(run)
         ids = corpus.test_ids[: self.num_examples]
         metrics: dict[str, float] = {"n": len(ids)}
         rows = {}
         for sq, sr in self.fields:
-            model = self.fitted(run, corpus, {"sq": sq, "sr": sr}, name=f"sq{sq:g}_sr{sr:g}")
-            row = {"accuracy": accuracy(model, corpus)}
-            row |= {sheet: topographic_statistic(x).mean for sheet, x in sheets_of(model, ids).items()}
-            metrics |= {f"sq{sq:g}_sr{sr:g}/{name}": value for name, value in row.items()}
-            rows[sq, sr] = row
+            name, variant = f"sq{sq:g}_sr{sr:g}", {"sq": sq, "sr": sr}
+            untrained = sheets_of(self.model(run, corpus, variant), ids)
+            model = self.fitted(run, corpus, variant, name=name)
+            metrics[f"{name}/accuracy"] = accuracy(model, corpus)
+            rows[sq, sr] = {"accuracy": metrics[f"{name}/accuracy"]}
+            for state, sheets in (("", sheets_of(model, ids)), ("untrained_", untrained)):
+                found = {sheet: topographic_statistic(x).mean for sheet, x in sheets.items()}
+                metrics |= {f"{state}{name}/t_g/{sheet}": value for sheet, value in found.items()}
+                rows[sq, sr] |= {state + sheet: value for sheet, value in found.items()}
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=["sq", "sr"])
         return Result(metrics=metrics, tables={"sweep": table}, figures={"sweep": figures.sweep(table)}, data=kind)
 
@@ -121,25 +126,24 @@ class PosthocLayout(OfSentiment):
     topographic: Options = parameter("options of the topographic attention")
 
     def run(self, run: Run) -> Result:
-        """Train both, lay the control out, and measure all on the same held-out texts."""
+        """Train both, lay the control out, and measure all, and both untrained, on the same held-out texts."""
         corpus, kind = self.corpus(run)
         half = len(corpus.test_ids) // 2
         metrics: dict[str, float] = {"n": len(corpus.test_ids) - half}
         labels = corpus.test_labels[half:].numpy()
         measured: dict[str, Sheets] = {}
         for name, variant in (("control", self.control), ("sqr", self.topographic)):
+            measured[f"untrained_{name}"] = sheets_of(self.model(run, corpus, variant), corpus.test_ids[half:])
             model = self.fitted(run, corpus, variant, name=name)
             measured[name] = sheets_of(model, corpus.test_ids[half:])
             if name == "control":
                 order = free_orders(sheets_of(model, corpus.test_ids[:half]), rng=run.rng("layout"))
                 measured["laid_out_control"] = {sheet: measured[name][sheet][:, order[sheet]] for sheet in order}
-        maps: dict[str, dict[str, np.ndarray]] = {}
+        maps: dict[str, dict[str, SelectivityMap]] = {}
         for name, sheets in measured.items():
-            maps[name] = dict.fromkeys(SHEETS, np.full(self.num_units, np.nan))
-            for sheet, activations in sheets.items():
-                metrics[f"{name}/t_g/{sheet}"] = topographic_statistic(activations).mean
-                maps[name][sheet] = selectivity_map(activations, labels).t
-        made = figures.map_grid(maps, title="t, positive minus negative reviews; no layout is free for fc_out")
+            metrics |= {f"{name}/t_g/{sheet}": topographic_statistic(x).mean for sheet, x in sheets.items()}
+            maps[name] = {sheet: selectivity_map(x, labels) for sheet, x in sheets.items()}
+        made = figures.selectivity_grid(maps, title="positive minus negative reviews (no layout is free for fc_out)")
         return Result(metrics=metrics, figures={"maps": made}, data=kind)
 
 
