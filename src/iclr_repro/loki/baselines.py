@@ -1,0 +1,58 @@
+"""What LoKI is compared with: full fine-tuning, and LoRA, DoRA, PiSSA and CorDA by peft (sheet 3)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftConfig, get_peft_model
+from peft.tuners.lora.config import CordaConfig
+from peft.tuners.lora.corda import preprocess_corda
+from torch import nn
+
+Baseline = Literal["full", "lora", "dora", "pissa", "corda"]
+
+
+def baseline_model(
+    name: Baseline,
+    model: nn.Module,
+    *,
+    r: int,
+    alpha: float,
+    preserve: Callable[[], Any],
+    target_modules: str | list[str] = "all-linear",
+) -> nn.Module:
+    """Return a model ready for training by a baseline; the model given is changed in place.
+
+    Args:
+        name: `full` trains every weight; `lora`, `dora`, `pissa` and `corda` (knowledge-preserved mode) are peft's.
+        model: pretrained.
+        r: rank of the low-rank updates.
+        alpha: they are scaled by alpha / r.
+        preserve: runs the model over samples whose knowledge CorDA is to keep (the covariance is taken meanwhile).
+        target_modules: what is updated; the counts in the paper fit all linear layers.
+    """
+    if name == "full":
+        return model.requires_grad_()
+    options: dict[str, Any] = {"r": r, "lora_alpha": alpha, "target_modules": target_modules, "task_type": "CAUSAL_LM"}
+    if name == "dora":
+        options["use_dora"] = True
+    elif name == "pissa":
+        options["init_lora_weights"] = "pissa"
+    elif name == "corda":
+        options |= {"init_lora_weights": "corda", "corda_config": CordaConfig(corda_method="kpm")}
+    config = LoraConfig(**options)
+    if name == "corda":
+        with torch.no_grad():
+            preprocess_corda(model, config, run_model=preserve)
+    return with_adapter(model, config)
+
+
+def with_adapter(model: nn.Module, config: PeftConfig) -> nn.Module:
+    """Return `get_peft_model(model, config)`, without the warning that peft 0.21 raises by an old name of transformers 5."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        adapted: nn.Module = get_peft_model(model, config)
+    return adapted

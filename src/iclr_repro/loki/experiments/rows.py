@@ -1,0 +1,161 @@
+"""What the attributions say about rows before any training: suppression, layers, stability (C8-C12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.rundir import Run
+from iclr_repro.loki import figures
+from iclr_repro.loki.experiments._world import InTinyWorld, Pretrained
+from iclr_repro.loki.positions import suppress_rows
+from iclr_repro.loki.selection import Positions, select_rows, selection_counts
+from iclr_repro.loki.stability import overlap, selection_stability
+from iclr_repro.loki.tinyworld import skill_accuracies
+
+SETS: dict[str, Any] = {
+    "high": "high",
+    "low": "layer_balanced",
+    "global_high": "global_high",
+    "global_low": "global_low",
+    "abs_high": "abs_high",
+    "abs_low": "abs_low",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suppression(InTinyWorld):
+    """Zero the rows that each strategy selects and measure what is lost, with random rows as the control (C9)."""
+
+    quotas: tuple[float, ...] = parameter("q", low=0.0, high=100.0, unit="%")
+    random_draws: int = parameter("draws of random rows", low=1)
+
+    def run(self, run: Run) -> Result:
+        """Suppress, measure, restore."""
+        pretrained = self.pretrained(run)
+        attributions = self.attributions(run, pretrained)
+        rng = run.rng("random rows")
+        rows = []
+        for quota in self.quotas:
+            for name, strategy in SETS.items():
+                rows.append((quota, name, *_lost(pretrained, select_rows(attributions, quota, strategy=strategy))))
+            drawn = [
+                _lost(pretrained, select_rows(attributions, quota, strategy="random", rng=rng))
+                for _ in range(self.random_draws)
+            ]
+            rows.append((quota, "random", *np.mean(drawn, axis=0)))
+        table = pd.DataFrame(rows, columns=["quota", "rows", "forgetting", "without_wino"])
+        metrics: dict[str, float] = {"n": self.test_samples, "probes/n": len(attributions)}
+        for one in table.itertuples():
+            metrics[f"{one.rows}/q{one.quota:g}/forgetting"] = float(one.forgetting)
+            metrics[f"{one.rows}/q{one.quota:g}/without_wino"] = float(one.without_wino)
+        return Result(
+            metrics=metrics,
+            tables={"suppression": table.set_index(["rows", "quota"])},
+            figures={"suppression": figures.suppression(table)},
+            data="synthetic",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerBalance(InTinyWorld):
+    """Where the globally highest and lowest rows are, and what it costs not to balance layers (C8, C10)."""
+
+    quota: float = parameter("q of the suppression", low=0.0, high=100.0, unit="%")
+    crowding_quota: float = parameter("q of the globally highest and lowest rows that are counted", low=0.0, high=100.0)
+
+    def run(self, run: Run) -> Result:
+        """Select globally and by layer, count, suppress."""
+        pretrained = self.pretrained(run)
+        attributions = self.attributions(run, pretrained)
+        by_layer = {
+            end: [len(rows) for rows in select_rows(attributions, self.crowding_quota, strategy=strategy)]
+            for end, strategy in (("high", "global_high"), ("low", "global_low"))
+        }
+        metrics: dict[str, float] = {"n": self.test_samples, "probes/n": len(attributions)}
+        if all(np.ptp(counts) > 0 for counts in by_layer.values()):
+            metrics["crowding/pearson_r"] = float(np.corrcoef(by_layer["high"], by_layer["low"])[0, 1])
+        for end, counts in by_layer.items():
+            metrics |= {f"crowding/{end}/layer{layer}": count for layer, count in enumerate(counts)}
+        selections = {name: select_rows(attributions, self.quota, strategy=strategy) for name, strategy in SETS.items()}
+        for name in ("low", "high", "global_low", "global_high"):
+            metrics[f"suppressed/{name}/forgetting"] = _lost(pretrained, selections[name])[0]
+        frequencies = {
+            end: selection_counts(attributions, self.crowding_quota, strategy=strategy) / len(attributions)
+            for end, strategy in (("high", "global_high"), ("low", "global_low"))
+        }
+        overlaps = pd.DataFrame(
+            [[overlap(one, other) for other in selections.values()] for one in selections.values()],
+            index=list(selections),
+            columns=list(selections),
+        )
+        counts = pd.DataFrame(by_layer).rename_axis("layer")
+        return Result(
+            metrics=metrics,
+            tables={"rows_by_layer": counts, "overlap": overlaps.rename_axis("rows")},
+            figures={
+                "layers": figures.layer_heat_map(frequencies, self.crowding_quota),
+                "overlap": figures.overlap_matrix(overlaps, chance=self.quota / 100),
+            },
+            data="synthetic",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionStability(InTinyWorld):
+    """How much of a selection other prompts of the same kind select again, and how far quotas are nested (C11, C12)."""
+
+    half: int = parameter("probe prompts of each skill in a half", low=1)
+    fractions: tuple[float, ...] = parameter("parts of a half that are compared with the other half", low=0.0, high=1.0)
+    quota: float = parameter("q of the overlap", low=0.0, high=100.0, unit="%")
+    nested: tuple[float, ...] = parameter("rising quotas, each in the next", low=0.0, high=100.0, unit="%")
+    resamples: int = parameter("bootstrap samples of the prompts", low=2)
+
+    def run(self, run: Run) -> Result:
+        """Attribute twice as many prompts, select from each half."""
+        pretrained = self.pretrained(run)
+        attributions = self.attributions(run, pretrained, probes=2 * self.half)
+        size = len(attributions) // 2
+        first, second = attributions[:size], attributions[size:]
+        metrics: dict[str, float] = {"n": size}
+        rows = []
+        for strategy in ("layer_balanced", "high", "abs_low"):
+            whole = select_rows(second, self.quota, strategy=strategy)  # type: ignore[arg-type]
+            for fraction in self.fractions:
+                number = max(round(fraction * size), 1)
+                part = select_rows(first[:number], self.quota, strategy=strategy)  # type: ignore[arg-type]
+                rows.append((strategy, number, overlap(part, whole)))
+            metrics[f"halves/{strategy}/overlap"] = rows[-1][2]
+        quotas = sorted(self.nested)
+        for small, large in zip(quotas, quotas[1:], strict=False):
+            inner, outer = select_rows(attributions, small), select_rows(attributions, large)
+            metrics[f"nested/q{small:g}_in_q{large:g}"] = overlap(inner, outer)
+        bootstrap = selection_stability(
+            attributions, self.quota, resamples=self.resamples, rng=run.rng("bootstrap")
+        )
+        metrics |= {
+            "bootstrap/overlap": bootstrap.mean,
+            "bootstrap/low": bootstrap.interval[0],
+            "bootstrap/high": bootstrap.interval[1],
+        }
+        table = pd.DataFrame(rows, columns=["rows", "prompts", "overlap"])
+        return Result(
+            metrics=metrics,
+            tables={"overlap_by_prompts": table.set_index("rows")},
+            figures={"stability": figures.stability(table, chance=self.quota / 100)},
+            data="synthetic",
+        )
+
+
+def _lost(pretrained: Pretrained, positions: Positions) -> tuple[float, float]:
+    """Forgetting in percent with rows suppressed, over all learnt skills and without wino."""
+    with suppress_rows(pretrained.model, positions):
+        accuracies = skill_accuracies(pretrained.model, pretrained.tests)
+    return (
+        pretrained.forgetting(accuracies).average,
+        pretrained.forgetting(accuracies, without=("wino",)).average,
+    )
