@@ -22,9 +22,10 @@ def baseline_model(
     r: int,
     alpha: float,
     preserve: Callable[[], Any],
-    target_modules: str | list[str] = "all-linear",
 ) -> nn.Module:
     """Return a model ready for training by a baseline; the model given is changed in place.
+
+    The low-rank updates are of all linear layers but the head, which is what the counts in the paper fit.
 
     Args:
         name: `full` trains every weight; `lora`, `dora`, `pissa` and `corda` (knowledge-preserved mode) are peft's.
@@ -32,11 +33,11 @@ def baseline_model(
         r: rank of the low-rank updates.
         alpha: they are scaled by alpha / r.
         preserve: runs the model over samples whose knowledge CorDA is to keep (the covariance is taken meanwhile).
-        target_modules: what is updated; the counts in the paper fit all linear layers.
     """
     if name == "full":
         return model.requires_grad_()
-    options: dict[str, Any] = {"r": r, "lora_alpha": alpha, "target_modules": target_modules, "task_type": "CAUSAL_LM"}
+    targets = _linear_layers(model)
+    options: dict[str, Any] = {"r": r, "lora_alpha": alpha, "target_modules": targets, "task_type": "CAUSAL_LM"}
     if name == "dora":
         options["use_dora"] = True
     elif name == "pissa":
@@ -56,3 +57,10 @@ def with_adapter(model: nn.Module, config: PeftConfig) -> nn.Module:
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         adapted: nn.Module = get_peft_model(model, config)
     return adapted
+
+
+def _linear_layers(model: nn.Module) -> list[str]:
+    """Return the last parts of the names of all linear layers but the head (CorDA does not know "all-linear")."""
+    head = model.get_output_embeddings()
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head}
+    return sorted({name.rpartition(".")[2] for name in linear})

@@ -1,0 +1,256 @@
+"""Implanting a task into a public model: the reranker and ToolACE settings of the paper (sheet 4.1, 4.2, 6.3).
+
+At scale `cpu` the same code runs on a tiny random model with generated pairs, which shows that it works and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    get_cosine_schedule_with_warmup,
+)
+
+from iclr_repro.core.data import locate, real_or_synthetic
+from iclr_repro.core.experiment import DataKind, Result, parameter
+from iclr_repro.core.rundir import Run
+from iclr_repro.core.supervised import Supervised
+from iclr_repro.loki.attribution import Rule, check_prompt_length
+from iclr_repro.loki.baselines import with_adapter
+from iclr_repro.loki.chat import byte_tokenizer, encode_dialogue, packed
+from iclr_repro.loki.config import LokiConfig
+from iclr_repro.loki.experiments._world import answer_loss, row_batches, seeded
+from iclr_repro.loki.metrics import forgetting
+from iclr_repro.loki.positions import load_positions, save_positions
+from iclr_repro.loki.probing import knowledge_vector_attribution
+from iclr_repro.loki.prompts import (
+    RERANKER_LABELS,
+    Message,
+    load_mmlu,
+    mmlu_probes,
+    reranker_messages,
+    reranker_score,
+    toolace_messages,
+)
+from iclr_repro.loki.selection import Positions, select_rows
+
+_TINY = "tiny"  # the name of the random model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implanting:
+    """Select rows (released or by attribution), train them on a task, and measure the task and general benchmarks."""
+
+    uses_seeds: ClassVar[bool] = False
+
+    data: Literal["auto", "real", "synthetic"] = parameter("probe prompts of MMLU or generated ones; see `dataset`")
+    model: str = parameter("name or folder of a causal language model of transformers; tiny: a random Qwen2")
+    dtype: Literal["float32", "bfloat16"] = parameter("of the model")
+    task: Literal["reranker", "toolace"] = parameter("what is implanted")
+    dataset: str | None = parameter("`datasets` name or folder in sharegpt form; null: generated reranker pairs")
+    positions: str = parameter("released: the authors' rows; kva: own attribution; else a file of `save_positions`")
+    quota: float = parameter("q", low=0.0, high=100.0, unit="%")
+    probes: int = parameter("probe prompts of the attribution, the first of each MMLU subject in turn", low=1)
+    kva_steps: int = parameter("interpolation points m", low=1)
+    kva_rule: Rule = parameter("where they lie")
+    kva_batch: int = parameter("prompts at once", low=1)
+    samples: int | None = parameter("training samples; null: all", low=1)
+    held_out: int = parameter("samples that the task is measured on", low=1)
+    length: int = parameter("tokens of a packed row", low=8)
+    batch_size: int = parameter("rows of an update", low=1)
+    accumulation: int = parameter("micro-batches of an update", low=1)
+    epochs: int = parameter("passes over the rows", low=1)
+    learning_rate: float = parameter("highest", low=0.0)
+    warmup_frac: float = parameter("share of the updates", low=0.0, high=1.0)
+    benchmarks: tuple[str, ...] = parameter("tasks of lm-evaluation-harness, before and after; []: none")
+    benchmark_limit: int | None = parameter("questions of each benchmark; null: all", low=1)
+
+    def run(self, run: Run) -> Result:
+        """Load, select, train, measure; the adapter is saved in the run's folder."""
+        model, tokenizer = self._model(run)
+        prompts, kind = self._probe_prompts(run, tokenizer)
+        before = benchmark_scores(model, tokenizer, self.benchmarks, limit=self.benchmark_limit)
+        positions = self._positions(run, model, prompts)
+        save_positions(run.dir / "positions.json", positions)
+        dialogues, kind_of_task = self._dialogues(run)
+        held_out, training = dialogues[: self.held_out], dialogues[self.held_out :]
+        metrics: dict[str, float] = {"n": len(held_out), "training/n": len(training), "probes/n": len(prompts)}
+        rows = [encode_dialogue(dialogue, tokenizer) for dialogue in training]
+        metrics["loss/before"] = _loss(model, held_out, tokenizer)
+        adapted = with_adapter(
+            model, LokiConfig(active_pos=positions, quota=self.quota, task_type="CAUSAL_LM", strategy=self.positions)
+        )
+        metrics["parameters"] = sum(one.numel() for one in adapted.parameters() if one.requires_grad)
+        self._train(run, adapted, packed(rows, self.length))
+        adapted.save_pretrained(run.dir / "adapter")
+        metrics["loss/after"] = _loss(adapted, held_out, tokenizer)
+        if self.task == "reranker":
+            metrics |= {f"reranker/{key}": value for key, value in _reranking(adapted, held_out, tokenizer).items()}
+        after = benchmark_scores(adapted, tokenizer, self.benchmarks, limit=self.benchmark_limit)
+        if before:
+            lost = forgetting(before, after)
+            metrics |= {"forgetting/average": lost.average, "forgetting/clipped": lost.clipped}
+            metrics |= {f"before/{name}": score for name, score in before.items()}
+            metrics |= {f"after/{name}": score for name, score in after.items()}
+        real = kind == kind_of_task == "real" and self.model != _TINY
+        return Result(metrics=metrics, data="real" if real else "synthetic")
+
+    def _model(self, run: Run) -> tuple[Any, Any]:
+        if self.model != _TINY:
+            tokenizer = AutoTokenizer.from_pretrained(self.model, padding_side="left")
+            return AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype).to(run.device), tokenizer
+        tokenizer = byte_tokenizer()
+        config = Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+        )
+        with seeded(run, "initialisation"):
+            return Qwen2ForCausalLM(config).to(run.device), tokenizer
+
+    def _probe_prompts(self, run: Run, tokenizer: Any) -> tuple[list[list[int]], DataKind]:
+        rows, kind = real_or_synthetic(self.data, load_mmlu, lambda: _generated_questions(self.probes, run.rng("mmlu")))
+        by_subject: dict[str, list[Any]] = {}
+        for row in rows:
+            by_subject.setdefault(row["subject"], []).append(row)
+        share = -(-self.probes // len(by_subject))
+        chosen = [row for questions in by_subject.values() for row in questions[:share]][: self.probes]
+        return mmlu_probes(chosen, tokenizer), kind
+
+    def _positions(self, run: Run, model: nn.Module, prompts: list[list[int]]) -> Positions:
+        if self.positions == "released":
+            name = self.model.rstrip("/").rpartition("/")[2]
+            return load_positions(locate(f"loki/pos_json/{name}/{self.quota:g}.json.gz"))
+        if self.positions != "kva":
+            return load_positions(self.positions)
+        for prompt in prompts:
+            check_prompt_length(model, len(prompt))
+        attributions = knowledge_vector_attribution(
+            model,
+            prompts,
+            steps=self.kva_steps,
+            rule=self.kva_rule,
+            batch_size=self.kva_batch,
+            folder=run.dir / "attributions",
+            progress=lambda done, total: run.log.info("attribution: %d of %d prompts", done, total),
+        )
+        return select_rows(attributions, self.quota)
+
+    def _dialogues(self, run: Run) -> tuple[list[list[Message]], DataKind]:
+        rng = run.rng("dialogues")
+        number = None if self.samples is None else self.samples + self.held_out
+        if self.dataset is None:
+            return _generated_pairs(number or 1000, rng), "synthetic"
+        rows = datasets.load_dataset(self.dataset, split="train")
+        order = rng.permutation(len(rows))[:number]
+        return [toolace_messages(rows[int(index)]) for index in order], "real"
+
+    def _train(self, run: Run, model: nn.Module, rows: tuple[Tensor, Tensor]) -> None:
+        steps = max(self.epochs * len(rows[0]) // self.batch_size, 1)
+        trained = [one for one in model.parameters() if one.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0)
+        learner = Supervised(
+            model.train(),
+            answer_loss,
+            optimizer,
+            row_batches(*rows, batch_size=min(self.batch_size, len(rows[0])), seed=run.seed),
+            device=run.device,
+            scheduler=get_cosine_schedule_with_warmup(optimizer, int(self.warmup_frac * steps), steps),
+            precision="bf16" if self.dtype == "bfloat16" else "no",
+            accumulation=self.accumulation,
+            clip_norm=1.0,
+        )
+        run.fit(learner, steps, name="implanting", log_every=10)
+        model.eval()
+
+
+def benchmark_scores(model: Any, tokenizer: Any, tasks: Sequence[str], *, limit: int | None = None) -> dict[str, float]:
+    """Return the first metric of each task of lm-evaluation-harness, the extra `benchmarks`; no tasks, no scores.
+
+    The paper used OpenCompass, whose prompts give other absolute scores: compare relative degradation only.
+
+    Raises:
+        ImportError: lm-evaluation-harness is not installed.
+    """
+    if not tasks:
+        return {}
+    try:
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise ImportError(
+            "benchmarks needs lm-evaluation-harness: pip install 'iclr-repro[benchmarks]', or set benchmarks=[]"
+        ) from error
+    found = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer), tasks=list(tasks), limit=limit, confirm_run_unsafe_code=True
+    )
+    return {task: 100 * _first_metric(found["results"][task]) for task in tasks}
+
+
+def _first_metric(results: dict[str, Any]) -> float:
+    values = (value for name, value in results.items() if name != "alias" and "stderr" not in name)
+    return float(next(value for value in values if isinstance(value, (int, float))))
+
+
+@torch.no_grad()
+def _loss(model: nn.Module, dialogues: Sequence[Sequence[Message]], tokenizer: Any) -> float:
+    """Return the mean over dialogues of the loss in nats of the assistant's tokens."""
+    losses = []
+    device = next(model.parameters()).device
+    for dialogue in dialogues:
+        ids, labels = (torch.tensor([part], device=device) for part in encode_dialogue(dialogue, tokenizer))
+        losses.append(float(model(input_ids=ids, labels=labels, use_cache=False).loss))
+    return float(np.mean(losses))
+
+
+@torch.no_grad()
+def _reranking(model: nn.Module, dialogues: Sequence[Sequence[Message]], tokenizer: Any) -> dict[str, float]:
+    """Return the share of held-out pairs with the right digit most probable, and the mean error of the score."""
+    labels = [tokenizer(label, add_special_tokens=False)["input_ids"][0] for label in RERANKER_LABELS]
+    device = next(model.parameters()).device
+    right, errors = [], []
+    for dialogue in dialogues:
+        text = tokenizer.apply_chat_template(list(dialogue[:-1]), add_generation_prompt=True, tokenize=False)
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=device)
+        p = model(input_ids=ids, use_cache=False).logits[0, -1, labels].float().softmax(dim=-1).tolist()
+        true = int(dialogue[-1]["content"])
+        right.append(int(np.argmax(p)) + 1 == true)
+        errors.append(abs(reranker_score(p) - true))
+    return {"accuracy": float(np.mean(right)), "mean_error": float(np.mean(errors))}
+
+
+def _generated_pairs(number: int, rng: np.random.Generator) -> list[list[Message]]:
+    """Pairs of three-symbol queries and six-symbol texts, label 1 + 2 x overlap (sheet 6.1, `rank`)."""
+    made = []
+    for _ in range(number):
+        symbols = rng.permutation(16)
+        query, shared = symbols[:3], int(rng.integers(4))
+        text = rng.permutation(np.concatenate([query[:shared], symbols[3 : 9 - shared]]))
+        words = [" ".join(chr(97 + symbol) for symbol in part) for part in (query, text)]
+        made.append(reranker_messages(words[0], words[1], 1 + 2 * shared))
+    return made
+
+
+def _generated_questions(number: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Sums with four answers, in the form of MMLU."""
+    made = []
+    for _ in range(number):
+        a, b = rng.integers(50, size=2)
+        choices = [str(a + b + shift) for shift in (0, 1, 2, 3)]
+        made.append({"subject": "sums", "question": f"What is {a} + {b}?", "choices": choices, "answer": 0})
+    return made
