@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from iclr_repro.loki.attribution import attribute
+from iclr_repro.loki.layer import LokiLayer
+from iclr_repro.loki.official import SplitLinear
 from iclr_repro.loki.selection import select_rows, selection_counts
 from support import golden_dir
 
@@ -97,20 +100,58 @@ def of_reference(path: Path) -> list[float]:
     return [value for each in found for name, value in each.items() if name != "completeness"]
 
 
+# --- loki_linear_*.npz -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer_class", [LokiLayer, SplitLinear], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("path", files("loki_linear_*.npz"), ids=named)
+def test_layer_under_plain_gradient_descent(path: Path, layer_class: Any) -> None:
+    case = {name: torch.from_numpy(np.asarray(value)) for name, value in arrays(path).items()}
+    has_bias = "b0" in case
+    num_rows, num_columns = case["W0"].shape
+    base = nn.Linear(num_columns, num_rows, bias=has_bias, dtype=torch.float64).requires_grad_(False)
+    base.weight.copy_(case["W0"])
+    if has_bias:
+        base.bias.copy_(case["b0"])
+    rows = case["active_pos"].tolist()
+    if layer_class is LokiLayer:
+        layer: Any = LokiLayer(base, "default", rows)
+        trained = [layer.loki_rows["default"], *layer.loki_bias.values()]
+        assert torch.equal(layer.loki_index["default"], case["active_rows_sorted"])
+    else:
+        layer = SplitLinear(base, rows)
+        trained = list(layer.active.parameters())
+        assert torch.equal(layer.index_map, case["index_map"])
+    close: Any = {"rtol": 0.0, "atol": 1e-9}
+    torch.testing.assert_close(layer(case["x"]), case["y0"], **close)
+    optimizer = torch.optim.SGD(trained, lr=float(case["lr"]))
+    for step in range(int(case["steps"])):
+        loss = nn.functional.mse_loss(layer(case["x"]), case["target"])
+        torch.testing.assert_close(loss.detach(), case["losses"][step], **close)
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            torch.testing.assert_close(loss.detach(), case["loss0"], **close)
+            torch.testing.assert_close(trained[0].grad, case["grad_active"], **close)
+            if has_bias:
+                torch.testing.assert_close(trained[1].grad, case["grad_active_bias"], **close)
+        optimizer.step()
+    if layer_class is LokiLayer:
+        layer.merge()
+        torch.testing.assert_close(base.weight.detach(), case["W_final"], **close)
+        if has_bias:
+            torch.testing.assert_close(base.bias.detach(), case["b_final"], **close)
+        layer.unmerge()
+        assert torch.equal(base.weight, case["W0"])
+
+
 # --- selection_*.npz -------------------------------------------------------------------------------------------------
 
 
-def quotas(case: dict[str, np.ndarray], prefix: str) -> list[float]:
-    found = sorted({float(m[1]) for name in case if (m := re.match(rf"{prefix}_q_?([\d.]+)_", name))})
-    return found or sorted({float(m[1]) for name in case if (m := re.match(rf"{prefix}_([\d.]+)_", name))})
-
-
-def key(case: dict[str, np.ndarray], prefix: str, quota: float, what: str) -> str:
-    (found,) = [
-        name
-        for name in case
-        if (m := re.fullmatch(rf"{prefix}_(?:q_?)?([\d.]+)_{what}", name)) and float(m[1]) == quota
-    ]
+def quotas(case: dict[str, np.ndarray], prefix: str) -> list[str]:
+    """The quotas of a file as its key names write them."""
+    found = [match[1] for name in case if (match := re.fullmatch(rf"{prefix}_([\d.]+)_counts", name))]
+    assert found
     return found
 
 
@@ -127,13 +168,12 @@ def agrees_off_the_boundary(mask: np.ndarray, official: np.ndarray, counts: np.n
 def test_layer_balanced_selection(path: Path) -> None:
     case = arrays(path)
     num_layers, num_rows = case["attr"].shape[1:]
-    assert quotas(case, "lb")
     for quota in quotas(case, "lb"):
-        counts = selection_counts(case["attr"], quota)
-        assert (counts == case[key(case, "lb", quota, "counts")]).all()
-        mask = as_mask(select_rows(case["attr"], quota), num_layers, num_rows)
-        assert (mask.sum(axis=1) == int(case[key(case, "lb", quota, "k")])).all()
-        official = case[key(case, "lb", quota, "official")].astype(bool)
+        counts = selection_counts(case["attr"], float(quota))
+        assert (counts == case[f"lb_{quota}_counts"]).all()
+        mask = as_mask(select_rows(case["attr"], float(quota)), num_layers, num_rows)
+        assert (mask.sum(axis=1) == int(case[f"lb_{quota}_k"])).all()
+        official = case[f"lb_{quota}_official"].astype(bool)
         for layer in range(num_layers):
             agrees_off_the_boundary(mask[layer], official[layer], counts[layer])
 
@@ -143,13 +183,12 @@ def test_layer_balanced_selection(path: Path) -> None:
 def test_global_selection(path: Path, prefix: str, strategy: Any) -> None:
     case = arrays(path)
     num_layers, num_rows = case["attr"].shape[1:]
-    assert quotas(case, prefix)
     for quota in quotas(case, prefix):
-        counts = selection_counts(case["attr"], quota, strategy=strategy)
-        assert (counts == case[key(case, prefix, quota, "counts")]).all()
-        mask = as_mask(select_rows(case["attr"], quota, strategy=strategy), num_layers, num_rows)
-        assert mask.sum() == int(case[key(case, prefix, quota, "T")])
-        agrees_off_the_boundary(mask, case[key(case, prefix, quota, "official")].astype(bool), counts)
+        counts = selection_counts(case["attr"], float(quota), strategy=strategy)
+        assert (counts == case[f"{prefix}_{quota}_counts"]).all()
+        mask = as_mask(select_rows(case["attr"], float(quota), strategy=strategy), num_layers, num_rows)
+        assert mask.sum() == int(case[f"{prefix}_{quota}_T"])
+        agrees_off_the_boundary(mask, case[f"{prefix}_{quota}_official"].astype(bool), counts)
 
 
 def as_mask(positions: list[list[int]], num_layers: int, num_rows: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -43,8 +43,8 @@ class Attribution:
 def interpolation_points(rule: Rule, steps: int) -> Points:
     """Return the points a_k in [0, 1] and their weights w_k, which add up to 1.
 
-    right: k/m, k = 1..m (paper, eq. 5). left: k/m, k = 0..m-1 (the authors' code). mid: (k + 1/2)/m. trapezoid: the mean
-    of left and right, m + 1 points. gauss: m-point Gauss-Legendre.
+    right: k/m, k = 1..m (paper, eq. 5). left: k/m, k = 0..m-1 (the authors' code). mid: (k + 1/2)/m. trapezoid: the
+    mean of left and right, m + 1 points. gauss: m-point Gauss-Legendre.
 
     Example: right, 2 steps is [(0.5, 0.5), (1.0, 0.5)].
 
@@ -113,7 +113,7 @@ def check_prompt_length(model: nn.Module, length: int) -> None:
     context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if length < 1 or (context is not None and length > context):
         raise ValueError(
-            f"a prompt has {length} tokens, the model's context holds 1 to {context}: shorten the prompt or leave it out"
+            f"a prompt has {length} tokens, the model's context holds 1 to {context}: shorten it or leave it out"
         )
 
 
@@ -292,11 +292,13 @@ def _hooks(pairs: Any) -> Iterator[None]:
 @contextmanager
 def _skipped(blocks: Sequence[nn.Module], hidden: Tensor | None) -> Iterator[None]:
     """Let decoder layers return what the last of them is known to return, without computing it."""
-    genuine: list[Callable[..., Any]] = [block.forward for block in blocks]
+    own = [vars(block).get("forward") for block in blocks]  # what accelerate puts there for models in several places
     for block in blocks:
-        block.forward = lambda *inputs, **options: hidden  # type: ignore[method-assign]
+        block.forward = lambda *inputs, **options: hidden
     try:
         yield
     finally:
-        for block in blocks:
+        for block, forward in zip(blocks, own, strict=True):
             del block.forward
+            if forward is not None:
+                block.forward = forward

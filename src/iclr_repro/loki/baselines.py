@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from torch import nn
@@ -51,15 +52,21 @@ def baseline_model(
     return with_adapter(model, config)
 
 
-def with_adapter(model: nn.Module, config: PeftConfig) -> nn.Module:
-    """Return `get_peft_model(model, config)`, without the warning that peft 0.21 raises by an old name of transformers 5."""
+def with_adapter(model: nn.Module, config: PeftConfig) -> PeftModel:
+    """Return `peft.get_peft_model(model, config)`."""
+    with without_old_names():
+        return get_peft_model(model, config)
+
+
+@contextmanager
+def without_old_names() -> Iterator[None]:
+    """Keep the user from the warning that peft 0.21 causes by asking transformers 5 for an attribute's old name."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        adapted: nn.Module = get_peft_model(model, config)
-    return adapted
+        yield
 
 
-def _linear_layers(model: nn.Module) -> list[str]:
+def _linear_layers(model: Any) -> list[str]:
     """Return the last parts of the names of all linear layers but the head (CorDA does not know "all-linear")."""
     head = model.get_output_embeddings()
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head}

@@ -79,13 +79,17 @@ def round_trips_keep_the_function(r: Results) -> Check:
     """Wrapping, disabling, saving, loading, merging and unmerging change logits by less than 1e-6."""
     names = ("start", "disabled", "saved", "merged", "unmerged")
     return all_of(
-        *(exact(r.identities[f"{kind}/{name}"], 0.0, tolerance=1e-6) for kind in ("loki", "loki_lora") for name in names)
+        *(
+            exact(r.identities[f"{kind}/{name}"], 0.0, tolerance=1e-6)
+            for kind in ("loki", "loki_lora")
+            for name in names
+        )
     )
 
 
 @claim(id="C6", headline=True, source="Table 4", paper="0.46 % against 84.13 %")
 def loki_forgets_less_than_full(r: Results) -> Check:
-    """At equal rate and steps LoKI forgets at most 0.7 times what full fine-tuning does, and learns (accuracy >= 0.85)."""
+    """At equal rate and steps LoKI forgets at most 0.7 times what full fine-tuning does, with accuracy >= 0.85."""
     loki, full = r.retention["equal/loki/forgetting"], r.retention["equal/full/forgetting"]
     return all_of(at_most(loki - full * 0.7, 0.0), at_least(r.retention["equal/loki/accuracy"], 0.85))
 
@@ -105,12 +109,10 @@ def high_and_low_rows_crowd_together(r: Results) -> Check:
 
 @claim(id="C9", headline=True, source="Table 5a", paper="S-H 36.73 %, S-L 11.35 %; no random control")
 def attribution_finds_what_matters(r: Results) -> Check:
-    """At q = 10 and 20 suppressing |attribution|-low rows costs at most 0.7, high ones at least 1.5 times random rows."""
+    """Suppressing |attribution|-low rows costs at most 0.7, high ones at least 1.5 times random rows (q = 10, 20)."""
     checks = []
     for quota in (10, 20):
-        random, low, high = (
-            r.suppression[f"{name}/q{quota}/forgetting"] for name in ("random", "abs_low", "abs_high")
-        )
+        random, low, high = (r.suppression[f"{name}/q{quota}/forgetting"] for name in ("random", "abs_low", "abs_high"))
         checks += [at_most(low - random * 0.7, 0.0), at_least(high - random * 1.5, 0.0), more_than(random, 0.0)]
     return all_of(*checks)
 
@@ -129,7 +131,7 @@ def signed_high_hurts_more_than_signed_low(r: Results) -> Check:
 
 @claim(id="C10", headline=True, source="Table 5b", paper="8.86 % against G-L 30.48 %, G-H 39.04 %")
 def layer_balance_helps(r: Results) -> Check:
-    """Suppressing global rows costs 1.5 times the layer-balanced ones (q = 10); training global-low rows forgets more."""
+    """Global rows cost 1.5 times the layer-balanced ones to suppress (q = 10); training global-low rows forgets more."""
     checks = []
     for end in ("low", "high"):
         balanced = r.layer_balance[f"suppressed/{end}/forgetting"]
@@ -206,9 +208,7 @@ def fast_attribution_is_fast(r: Results) -> Check:
 @claim(id="E2", source="ours", paper="not available")
 def training_is_cheap(r: Results) -> Check:
     """A training step of LoKI takes at most 1.05 times LoRA's (r = 8) and 0.9 times full fine-tuning's."""
-    return all_of(
-        at_most(r.efficiency["step/loki_over_lora"], 1.05), at_most(r.efficiency["step/loki_over_full"], 0.9)
-    )
+    return all_of(at_most(r.efficiency["step/loki_over_lora"], 1.05), at_most(r.efficiency["step/loki_over_full"], 0.9))
 
 
 @claim(id="E3", source="ours", paper="not available")

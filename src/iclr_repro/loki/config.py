@@ -36,7 +36,8 @@ class LokiConfig(PeftConfig):
     quota: float | None = field(default=None, metadata={"help": "q in percent that gave the rows, for the record"})
     strategy: str | None = field(default=None, metadata={"help": "strategy that gave the rows, for the record"})
     lora_r: int | None = field(
-        default=None, metadata={"help": "train the rows by a low-rank update of this rank (LoKI + LoRA); None: directly"}
+        default=None,
+        metadata={"help": "train the rows by a low-rank update of this rank (LoKI + LoRA); None: directly"},
     )
     lora_alpha: float = field(default=8.0, metadata={"help": "the low-rank update is scaled by lora_alpha / lora_r"})
 

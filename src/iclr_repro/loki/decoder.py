@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class DownProjection:
     """
 
     name: str
-    module: nn.Module
+    module: Any
     block: nn.Module
     num_rows: int
 

@@ -153,9 +153,7 @@ def stability(table: pd.DataFrame, *, chance: float) -> Figure:
     ax = axes[0, 0]
     for name, rows in table.groupby("rows", sort=False):
         color, line, marker = _STYLES[str(name)]
-        ax.plot(
-            rows["prompts"], rows["overlap"], color=color, linestyle=line, marker=marker, label=LABELS[str(name)]
-        )
+        ax.plot(rows["prompts"], rows["overlap"], color=color, linestyle=line, marker=marker, label=LABELS[str(name)])
     ax.axhline(chance, color="0.3", linewidth=0.8, linestyle=":", label="chance")
     ax.set_xscale("log")
     ax.set(xlabel="probe prompts", ylabel="overlap with the other half", ylim=(0.0, 1.0))

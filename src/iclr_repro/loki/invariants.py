@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from iclr_repro.loki.attribution import Rule, attribute, interpolation_points
-from iclr_repro.loki.baselines import with_adapter
+from iclr_repro.loki.baselines import with_adapter, without_old_names
 from iclr_repro.loki.config import LokiConfig
 from iclr_repro.loki.decoder import dense_rows, down_projections
 from iclr_repro.loki.selection import Positions
@@ -129,7 +129,8 @@ def adapter_violations(
     found["unmerged"] = _largest(_logits(adapted, input_ids) - tuned)
     with tempfile.TemporaryDirectory() as folder:
         adapted.save_pretrained(folder)
-        loaded = PeftModel.from_pretrained(copy.deepcopy(model), folder)
+        with without_old_names():
+            loaded = PeftModel.from_pretrained(copy.deepcopy(model), folder)
     found["saved"] = _largest(_logits(loaded, input_ids) - tuned)
     merged = loaded.merge_and_unload()
     found["merged"] = _largest(_logits(merged, input_ids) - tuned)
@@ -150,7 +151,7 @@ def _moved(before: nn.Module, after: nn.Module, positions: Positions) -> dict[st
     return {"moved_elsewhere": elsewhere, "unmoved_rows": unmoved}
 
 
-def _gradient_deviation(base: nn.Module, adapted: nn.Module, input_ids: Tensor) -> float:
+def _gradient_deviation(base: nn.Module, adapted: PeftModel, input_ids: Tensor) -> float:
     base.requires_grad_()
     base(input_ids=input_ids, labels=input_ids).loss.backward()
     adapted(input_ids=input_ids, labels=input_ids).loss.backward()

@@ -44,6 +44,13 @@ class LokiLayer(nn.Module, BaseTunerLayer):
     adapter_layer_names = ("loki_rows", "loki_bias", "loki_lora_A", "loki_lora_B")
     other_param_names = ("loki_index", "loki_scaling")
 
+    # Of BaseTunerLayer; stated since a type checker, to which peft is unknown, finds nn.Module.__getattr__ instead.
+    get_base_layer: Any
+    set_adapter: Any
+    active_adapters: Any
+    merged: Any
+    disable_adapters: Any
+
     def __init__(
         self,
         base_layer: nn.Module,
@@ -66,9 +73,7 @@ class LokiLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
         self._before_merge: list[tuple[Tensor, Tensor | None]] = []
         self._active_adapter = adapter_name
-        self.update_layer(
-            adapter_name, rows, lora_r=lora_r, lora_alpha=lora_alpha, inference_mode=inference_mode
-        )
+        self.update_layer(adapter_name, rows, lora_r=lora_r, lora_alpha=lora_alpha, inference_mode=inference_mode)
 
     def update_layer(
         self,

@@ -22,6 +22,7 @@ class SplitLinear(nn.Module):
         self.active = _part(base, mask, trained=True)
         self.frozen = _part(base, ~mask, trained=False)
         order = torch.cat([mask.nonzero()[:, 0], (~mask).nonzero()[:, 0]])
+        self.index_map: Tensor
         self.register_buffer("index_map", order.argsort())
 
     def forward(self, x: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch d"]:

@@ -112,7 +112,10 @@ def reranker_messages(query: str, text: str, label: int | None = None) -> list[M
     ("score 1-7 how related") could be obtained.
     """
     messages = [
-        {"role": "system", "content": "Given a query and a text, answer with a score from 1 to 7 of how related they are."},
+        {
+            "role": "system",
+            "content": "Given a query and a text, answer with a score from 1 to 7 of how related they are.",
+        },
         {"role": "user", "content": f"<<<Query>>>\n{query}\n\n<<<Context>>>\n{text}"},
     ]
     if label is not None:

@@ -15,9 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float, Int
 
-Strategy = Literal[
-    "layer_balanced", "high", "abs_low", "abs_high", "global_low", "global_high", "random", "all_rows"
-]
+Strategy = Literal["layer_balanced", "high", "abs_low", "abs_high", "global_low", "global_high", "random", "all_rows"]
 Positions = list[list[int]]
 
 
@@ -140,6 +138,8 @@ def _check(attributions: np.ndarray, strategy: str) -> None:
     if strategy not in get_args(Strategy):
         raise ValueError(f"strategy: got {strategy!r}, expected one of {', '.join(get_args(Strategy))}")
     if attributions.ndim != 3 or len(attributions) == 0:
-        raise ValueError(f"attributions have shape {attributions.shape}, expected [samples, layers, rows], samples >= 1")
+        raise ValueError(
+            f"attributions have shape {attributions.shape}, expected [samples, layers, rows], samples >= 1"
+        )
     if not np.isfinite(attributions).all():
         raise ValueError(f"{int((~np.isfinite(attributions)).sum())} attributions are not finite: the model overflowed")

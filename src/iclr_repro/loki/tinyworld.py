@@ -66,7 +66,11 @@ class TinyWorld:
         num_symbols: int = 16,
         reversed_length: int = 4,
     ) -> None:
-        limits = {"num_entities": (num_entities, 64), "num_relations": (num_relations, 4), "num_symbols": (num_symbols, 16)}
+        limits = {
+            "num_entities": (num_entities, 64),
+            "num_relations": (num_relations, 4),
+            "num_symbols": (num_symbols, 16),
+        }
         for name, (given, high) in limits.items():
             if not 2 <= given <= high:
                 raise ValueError(f"{name}: got {given}, expected 2 to {high} (the vocabulary has no more)")

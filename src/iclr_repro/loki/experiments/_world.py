@@ -156,7 +156,9 @@ class InTinyWorld:
                 "device": run.device.type,
                 "threads": torch.get_num_threads(),
                 "sources": {name: digest for name, digest in digests.items() if name.endswith(_SOURCES)},
-                "libraries": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate")},
+                "libraries": {
+                    name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate")
+                },
             }
         )[:24]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -119,7 +120,10 @@ class Efficiency:
         # LoRA of the rank with about as many trained numbers, besides the usual one.
         rank = max(round(self.lora_r * counts["step/loki/parameters"] / counts["step/lora/parameters"]), 1)
         models["lora_same_size"] = baseline_model("lora", fresh(), **options | {"r": rank})
-        counts |= {"step/lora_same_size/rank": rank, "step/lora_same_size/parameters": _trained(models["lora_same_size"])}
+        counts |= {
+            "step/lora_same_size/rank": rank,
+            "step/lora_same_size/parameters": _trained(models["lora_same_size"]),
+        }
         steps = {name: _training_step(model, ids) for name, model in models.items()}
         seconds = dict(zip(steps, self._timed(*steps.values()), strict=True))
         return {
@@ -138,9 +142,9 @@ class Efficiency:
         base.requires_grad_(False)
         ours.loki_rows.requires_grad_()
         x = torch.randn(1, length, num_columns, requires_grad=True)
-        steps = [lambda layer=layer: layer(x).square().sum().backward() for layer in (ours, official)]
+        steps = [partial(_forward_backward, layer, x) for layer in (ours, official)]
         seconds = self._timed(*steps)
-        kept = [_bytes_kept(lambda layer=layer: layer(x), base) for layer in (ours, official)]
+        kept = [_bytes_kept(partial(layer, x), base) for layer in (ours, official)]
         difference = (ours(x) - official(x)).abs().max() / official(x).abs().max()
         return {
             "layer/ours_over_split": seconds[0] / seconds[1],
@@ -193,7 +197,11 @@ def _training_step(model: nn.Module, ids: Tensor) -> Callable[[], None]:
     return step
 
 
-def _bytes_kept(step: Callable[[], object], base: nn.Linear) -> int:
+def _forward_backward(layer: nn.Module, x: Tensor) -> None:
+    layer(x).square().sum().backward()
+
+
+def _bytes_kept(forward: Callable[[], Tensor], base: nn.Linear) -> int:
     """Return the bytes that a forward keeps for its backward, each storage once, the base weight left out."""
     storages: dict[int, int] = {}
     held: list[Tensor] = []
@@ -205,5 +213,5 @@ def _bytes_kept(step: Callable[[], object], base: nn.Linear) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        held.append(step())  # type: ignore[arg-type]
+        held.append(forward())
     return sum(storages.values())

@@ -68,7 +68,10 @@ class Tables:
                 metrics[f"{_SHORT[model]}/q{quota}/rows"] = rows_per_layer(quota, shape.num_rows)
                 metrics[f"{_SHORT[model]}/q{quota}/parameters"] = loki_parameters(shape, quota)
         llama = SHAPES["Llama-3.1-8B-Instruct"]
-        low_rank, direct = loki_lora_parameters(llama, self.lora_quota, self.lora_r), loki_parameters(llama, self.lora_quota)
+        low_rank, direct = (
+            loki_lora_parameters(llama, self.lora_quota, self.lora_r),
+            loki_parameters(llama, self.lora_quota),
+        )
         metrics["llama/loki_lora/parameters"] = low_rank
         metrics["llama/loki_lora/saved_percent"] = 100 * (1 - low_rank / direct)
         return metrics

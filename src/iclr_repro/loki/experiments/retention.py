@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -20,7 +19,7 @@ from iclr_repro.loki.baselines import baseline_model, with_adapter
 from iclr_repro.loki.config import LokiConfig
 from iclr_repro.loki.experiments._world import InTinyWorld, Pretrained, answer_loss, row_batches, seeded
 from iclr_repro.loki.metrics import pareto_front
-from iclr_repro.loki.selection import select_rows
+from iclr_repro.loki.selection import Positions, select_rows
 from iclr_repro.loki.tinyworld import accuracy, skill_accuracies, training_rows
 
 # Row methods: which strategy gives the rows.
@@ -81,23 +80,27 @@ class Retention(InTinyWorld):
         """Pretrain, attribute, fine-tune each method at each rate."""
         pretrained = self.pretrained(run)
         attributions = self.attributions(run, pretrained)
+        rows = {
+            method: select_rows(attributions, self.quota, strategy=strategy, rng=run.rng("random rows"))
+            for method, strategy in ROW_STRATEGIES.items()
+        }
         metrics: dict[str, float] = {f"pretrained/{skill}": value for skill, value in pretrained.accuracies.items()}
         metrics |= {"n": self.num_entities, "pretrained/n": self.test_samples}
         checkpoints: list[Checkpoint] = []
         for method in self.methods:
             for rate in self.learning_rates if method in self.tuned else (self.equal_rate,):
-                found, parameters = self._fine_tuned(run, pretrained, attributions, method, rate)
+                found, parameters = self._fine_tuned(run, pretrained, rows.get(method), method, rate)
                 checkpoints += found
             metrics[f"{method}/parameters"] = parameters
         table = pd.DataFrame([vars(one) for one in checkpoints])
         equal, matched = self._equal(table), self._matched(table)
-        for name, rows in (("equal", equal), ("matched", matched)):
-            for method, row in rows.iterrows():
+        for name, summary in (("equal", equal), ("matched", matched)):
+            for method, row in summary.iterrows():
                 values = row.drop(labels="rate", errors="ignore").dropna()
                 metrics |= {f"{name}/{method}/{key}": float(value) for key, value in values.items()}
         fronts = {
-            method: pareto_front(list(zip(rows["accuracy"], rows["forgetting"], strict=True)))
-            for method, rows in table.groupby("method", sort=False)
+            method: pareto_front(list(zip(of_method["accuracy"], of_method["forgetting"], strict=True)))
+            for method, of_method in table.groupby("method", sort=False)
         }
         return Result(
             metrics=metrics,
@@ -132,17 +135,15 @@ class Retention(InTinyWorld):
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
     def _fine_tuned(
-        self, run: Run, pretrained: Pretrained, attributions: np.ndarray, method: str, rate: float
+        self, run: Run, pretrained: Pretrained, rows: Positions | None, method: str, rate: float
     ) -> tuple[list[Checkpoint], int]:
         """Fine-tune one method; return its checkpoints and its number of trained parameters."""
         with seeded(run, f"adapter/{method}/{rate:g}"):
-            model = self._adapted(run, pretrained, attributions, method)
+            model = self._adapted(run, pretrained, rows, method)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0, fused=True)
         targets = pretrained.world.new_facts()
-        batches = row_batches(
-            *training_rows([targets]), batch_size=min(self.batch_size, len(targets)), seed=run.seed
-        )
+        batches = row_batches(*training_rows([targets]), batch_size=min(self.batch_size, len(targets)), seed=run.seed)
         learner = Supervised(
             model.train(),
             answer_loss,
@@ -176,16 +177,17 @@ class Retention(InTinyWorld):
         )
         return _checkpoints(history, method, rate), sum(parameter.numel() for parameter in trained)
 
-    def _adapted(self, run: Run, pretrained: Pretrained, attributions: np.ndarray, method: str) -> nn.Module:
+    def _adapted(self, run: Run, pretrained: Pretrained, rows: Positions | None, method: str) -> nn.Module:
         model = pretrained.copy()
-        if method in ROW_STRATEGIES:
-            rows = select_rows(attributions, self.quota, strategy=ROW_STRATEGIES[method], rng=run.rng("random rows"))
+        if rows is not None:
             rank = self.loki_lora_r if method == "loki_lora" else None
             config = LokiConfig(
                 active_pos=rows, lora_r=rank, lora_alpha=2.0 * (rank or 1), task_type="CAUSAL_LM", quota=self.quota
             )
             return with_adapter(model, config)
-        prompts = self.probe_prompts(run, pretrained, _CORDA_PROMPTS // len(pretrained.tests)) if method == "corda" else []
+        prompts = (
+            self.probe_prompts(run, pretrained, _CORDA_PROMPTS // len(pretrained.tests)) if method == "corda" else []
+        )
 
         def preserve() -> None:
             for prompt in prompts:

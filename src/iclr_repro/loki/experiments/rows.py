@@ -25,6 +25,7 @@ SETS: dict[str, Any] = {
     "abs_high": "abs_high",
     "abs_low": "abs_low",
 }
+_ENDS: dict[str, Any] = {"high": "global_high", "low": "global_low"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class LayerBalance(InTinyWorld):
         attributions = self.attributions(run, pretrained)
         by_layer = {
             end: [len(rows) for rows in select_rows(attributions, self.crowding_quota, strategy=strategy)]
-            for end, strategy in (("high", "global_high"), ("low", "global_low"))
+            for end, strategy in _ENDS.items()
         }
         metrics: dict[str, float] = {"n": self.test_samples, "probes/n": len(attributions)}
         if all(np.ptp(counts) > 0 for counts in by_layer.values()):
@@ -86,7 +87,7 @@ class LayerBalance(InTinyWorld):
             metrics[f"suppressed/{name}/forgetting"] = _lost(pretrained, selections[name])[0]
         frequencies = {
             end: selection_counts(attributions, self.crowding_quota, strategy=strategy) / len(attributions)
-            for end, strategy in (("high", "global_high"), ("low", "global_low"))
+            for end, strategy in _ENDS.items()
         }
         overlaps = pd.DataFrame(
             [[overlap(one, other) for other in selections.values()] for one in selections.values()],
@@ -124,19 +125,17 @@ class SelectionStability(InTinyWorld):
         metrics: dict[str, float] = {"n": size}
         rows = []
         for strategy in ("layer_balanced", "high", "abs_low"):
-            whole = select_rows(second, self.quota, strategy=strategy)  # type: ignore[arg-type]
+            whole = select_rows(second, self.quota, strategy=strategy)
             for fraction in self.fractions:
                 number = max(round(fraction * size), 1)
-                part = select_rows(first[:number], self.quota, strategy=strategy)  # type: ignore[arg-type]
+                part = select_rows(first[:number], self.quota, strategy=strategy)
                 rows.append((strategy, number, overlap(part, whole)))
             metrics[f"halves/{strategy}/overlap"] = rows[-1][2]
         quotas = sorted(self.nested)
         for small, large in zip(quotas, quotas[1:], strict=False):
             inner, outer = select_rows(attributions, small), select_rows(attributions, large)
             metrics[f"nested/q{small:g}_in_q{large:g}"] = overlap(inner, outer)
-        bootstrap = selection_stability(
-            attributions, self.quota, resamples=self.resamples, rng=run.rng("bootstrap")
-        )
+        bootstrap = selection_stability(attributions, self.quota, resamples=self.resamples, rng=run.rng("bootstrap"))
         metrics |= {
             "bootstrap/overlap": bootstrap.mean,
             "bootstrap/low": bootstrap.interval[0],
