@@ -200,5 +200,7 @@ def test_rows_are_packed_without_gaps() -> None:
     ids, labels = packed([([1, 2, 3], [0, 2, 3]), ([4, 5], [4, 0])], 2)
     assert ids.tolist() == [[1, 2], [3, 4]]
     assert labels.tolist() == [[0, 2], [3, 4]]
+    ids, _ = packed([([1, 2, 3, 4], [1, IGNORED, 3, 4])], 2)
+    assert ids.tolist() == [[3, 4]], "the first piece has nothing to predict"
     with pytest.raises(ValueError, match="2 tokens do not fill one piece of 3"):
         packed([([1, 2], [1, 2])], 3)

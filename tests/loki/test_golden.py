@@ -81,7 +81,7 @@ def test_attributions(path: Path, attention: str, reuse_prefix: bool) -> None:
 
 @pytest.mark.parametrize("path", files("kva_*.npz"), ids=named)
 def test_attributions_to_rounding_with_the_vector_instructions_of_the_reference(path: Path) -> None:
-    """With AVX2 kernels the float32 parts are those of the reference bit for bit; the choice is made when torch loads."""
+    """With AVX2 kernels the float32 parts are those of the reference; torch chooses its kernels when it loads."""
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         pytest.skip("this processor has no AVX2")
     code = "import sys, pathlib, test_golden; print(max(test_golden.of_reference(pathlib.Path(sys.argv[1]))))"

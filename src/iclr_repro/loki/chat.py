@@ -70,6 +70,8 @@ def packed(
 ) -> tuple[Int[Tensor, "N T"], Int[Tensor, "N T"]]:
     """Join rows of (ids, labels) and cut them into pieces of `length` tokens; the rest is left out.
 
+    So are pieces in which nothing is to be predicted, whose mean loss is not defined.
+
     Raises:
         ValueError: the rows do not fill one piece.
     """
@@ -77,5 +79,6 @@ def packed(
     number = len(ids) // length
     if number == 0:
         raise ValueError(f"{len(ids)} tokens do not fill one piece of {length}: give more samples or a smaller length")
-    pieces = [torch.tensor(part[: number * length]).reshape(number, length) for part in (ids, labels)]
-    return pieces[0], pieces[1]
+    ids_NT, labels_NT = (torch.tensor(part[: number * length]).reshape(number, length) for part in (ids, labels))
+    learnt = (labels_NT[:, 1:] != IGNORED).any(dim=1)  # the first token of a piece has none before it
+    return ids_NT[learnt], labels_NT[learnt]

@@ -131,7 +131,7 @@ def signed_high_hurts_more_than_signed_low(r: Results) -> Check:
 
 @claim(id="C10", headline=True, source="Table 5b", paper="8.86 % against G-L 30.48 %, G-H 39.04 %")
 def layer_balance_helps(r: Results) -> Check:
-    """Global rows cost 1.5 times the layer-balanced ones to suppress (q = 10); training global-low rows forgets more."""
+    """Suppressing global rows costs 1.5 times the balanced ones (q = 10); training global-low rows forgets more."""
     checks = []
     for end in ("low", "high"):
         balanced = r.layer_balance[f"suppressed/{end}/forgetting"]

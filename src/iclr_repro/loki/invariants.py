@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -30,30 +31,38 @@ def attribution_by_loop(model: LlamaForCausalLM, input_ids: Tensor, *, steps: in
     projections = [layer.mlp.down_proj for layer in model.model.layers]
     found = torch.zeros(len(input_ids), len(projections), model.config.hidden_size, dtype=model.dtype)
     for sample, ids in enumerate(input_ids[:, None]):
-        natural: dict[int, Tensor] = {}
-        handles = [
-            module.register_forward_hook(lambda m, i, y, layer=layer: natural.__setitem__(layer, y[0, -1].clone()))
-            for layer, module in enumerate(projections)
-        ]
-        with torch.no_grad():
-            target = int(model(input_ids=ids).logits[0, -1].argmax())
-        for handle in handles:
-            handle.remove()
+        target, natural_Ld = _target_and_outputs(model, projections, ids)
         for layer, module in enumerate(projections):
             for point, weight in interpolation_points(rule, steps):
-                injected = (point * natural[layer]).requires_grad_()
-
-                def edit(m: nn.Module, i: object, y: Tensor, injected: Tensor = injected) -> Tensor:
-                    edited = y.clone()
-                    edited[0, -1] = injected
-                    return edited
-
-                handle = module.register_forward_hook(edit)
-                probability = model(input_ids=ids).logits[0, -1].softmax(dim=-1)[target]
-                handle.remove()
+                injected = (point * natural_Ld[layer]).requires_grad_()
+                probability = _probability_with(model, module, ids, injected)[target]
                 (gradient,) = torch.autograd.grad(probability, injected)
-                found[sample, layer] += weight * natural[layer] * gradient
+                found[sample, layer] += weight * natural_Ld[layer] * gradient
     return found
+
+
+@torch.no_grad()
+def _target_and_outputs(model: nn.Module, projections: Sequence[nn.Module], ids: Tensor) -> tuple[int, Tensor]:
+    outputs: list[Tensor] = []
+    handles = [module.register_forward_hook(lambda m, i, y: outputs.append(y[0, -1].clone())) for module in projections]
+    target = int(model(input_ids=ids).logits[0, -1].argmax())
+    for handle in handles:
+        handle.remove()
+    return target, torch.stack(outputs)
+
+
+def _probability_with(model: nn.Module, module: nn.Module, ids: Tensor, injected: Tensor) -> Tensor:
+    """Return the probabilities of the next token with the last position of a module's output replaced."""
+
+    def edit(m: nn.Module, i: object, y: Tensor) -> Tensor:
+        edited = y.clone()
+        edited[0, -1] = injected
+        return edited
+
+    handle = module.register_forward_hook(edit)
+    probabilities: Tensor = model(input_ids=ids).logits[0, -1].softmax(dim=-1)
+    handle.remove()
+    return probabilities
 
 
 def attribution_violations(model: LlamaForCausalLM, input_ids: Tensor, *, steps: int) -> dict[str, float]:

@@ -22,8 +22,9 @@ from iclr_repro.loki.decoder import dense_rows
 class LokiLayer(nn.Module, BaseTunerLayer):
     """A frozen linear layer W with rows S replaced by trained ones.
 
-    y = x W'^T + b', where W' is W with W'[S] = `loki_rows` [k, f], and b' is b with b'[S] = `loki_bias` [k]. With a rank,
-    the rows move by (alpha / r) B A instead, A `loki_lora_A` [r, f], B `loki_lora_B` [k, r] = 0 at first, and b stays.
+    y = x W'^T + b', where W' is W with W'[S] = `loki_rows` [k, f], and b' is b with b'[S] = `loki_bias` [k]. With a
+    rank, the rows move by (alpha / r) B A instead, with A `loki_lora_A` [r, f] and B `loki_lora_B` [k, r], 0 at first;
+    b stays.
 
     One matrix product forward; backward the gradient of the k rows alone, so that neither the other rows' gradient nor
     a copy of W is kept.

@@ -35,8 +35,11 @@ def knowledge_vector_attribution(
     """Attribute the model's own next token to every row of every down projection, for each prompt.
 
     Args:
-        model: a Hugging Face decoder; see `attribute` for the formula, `steps`, `rule` and `reuse_prefix`.
+        model: a Hugging Face decoder; see `attribute` for the formula.
         prompts: token ids, of any lengths; prompts of equal length are computed together, so that none is padded.
+        steps: interpolation points m.
+        rule: where they lie.
+        reuse_prefix: compute the last token alone; equal up to rounding.
         batch_size: prompts at once; `steps` times as many sequences.
         folder: keep each batch there as it is done; the same call goes on after an interruption. None: keep nothing.
         progress: called with the number of prompts done and their total.

@@ -1,7 +1,8 @@
 """Making "LOKI" a type of method that peft knows.
 
 peft keeps its methods in an enumeration without a public way to add one (peft issue 2273), so that this module extends
-the enumeration when it is imported. Doing so twice changes nothing. To be removed once peft accepts methods from outside.
+the enumeration when it is imported. Doing so twice changes nothing. To be removed once peft accepts methods from
+outside.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def training_rows(parts: Sequence[Samples]) -> tuple[Int[Tensor, "N T"], Int[Ten
 
 @torch.no_grad()
 def accuracy(model: nn.Module, samples: Samples) -> float:
-    """Return the share of samples all of whose answer tokens are the most probable ones, given the right ones before."""
+    """Return the share of samples all of whose answer tokens are most probable, given the right ones before."""
     device = next(model.parameters()).device
     ids = torch.from_numpy(np.concatenate([samples.prompts, samples.answers], axis=1)).to(device)
     start = samples.prompts.shape[1]

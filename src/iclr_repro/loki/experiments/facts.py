@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ class ReleasedPositions:
                 if quota == 10:
                     made[f"{short}_layers"] = figures.released_overlap(between, f"{model}, q = {quota}")
             quotas = list(by_quota)
-            for small, large in zip(quotas, quotas[1:], strict=False):
+            for small, large in itertools.pairwise(quotas):
                 metrics[f"{short}/q{small}_in_q{large}"] = overlap(by_quota[small], by_quota[large])
         metrics["n"] = len(rows)
         columns = ["model", "quota", "rows", "adjacent_layers", "most_used_row", "layers"]

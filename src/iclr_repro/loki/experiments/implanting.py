@@ -1,6 +1,6 @@
 """Implanting a task into a public model: the reranker and ToolACE settings of the paper (sheet 4.1, 4.2, 6.3).
 
-At scale `cpu` the same code runs on a tiny random model with generated pairs, which shows that it works and nothing else.
+At scale `cpu` the same code runs on a tiny random model with generated pairs: it shows that the code works, no more.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Retention(InTinyWorld):
         equal, matched = self._equal(table), self._matched(table)
         for name, summary in (("equal", equal), ("matched", matched)):
             for method, row in summary.iterrows():
-                values = row.drop(labels="rate", errors="ignore").dropna()
+                values = row.dropna()
                 metrics |= {f"{name}/{method}/{key}": float(value) for key, value in values.items()}
         fronts = {
             method: pareto_front(list(zip(of_method["accuracy"], of_method["forgetting"], strict=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,7 +133,7 @@ class SelectionStability(InTinyWorld):
                 rows.append((strategy, number, overlap(part, whole)))
             metrics[f"halves/{strategy}/overlap"] = rows[-1][2]
         quotas = sorted(self.nested)
-        for small, large in zip(quotas, quotas[1:], strict=False):
+        for small, large in itertools.pairwise(quotas):
             inner, outer = select_rows(attributions, small), select_rows(attributions, large)
             metrics[f"nested/q{small:g}_in_q{large:g}"] = overlap(inner, outer)
         bootstrap = selection_stability(attributions, self.quota, resamples=self.resamples, rng=run.rng("bootstrap"))
