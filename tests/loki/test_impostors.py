@@ -16,10 +16,11 @@ from torch import nn
 from iclr_repro import command_line
 from iclr_repro.core.claims import Results, claims_of, judge
 from iclr_repro.core.experiment import build
-from iclr_repro.loki import claims
-from iclr_repro.loki.experiments import Retention
+from iclr_repro.loki import claims, suppression
+from iclr_repro.loki.experiments import Retention, rows
 from iclr_repro.loki.experiments._world import InTinyWorld
-from iclr_repro.loki.experiments.rows import SETS
+from iclr_repro.loki.selection import select_rows
+from iclr_repro.loki.suppression import SETS
 from support import bare_run
 
 HEADLINE = ("C6", "C9", "C10")
@@ -93,10 +94,9 @@ def test_no_headline_claim_holds_where_every_set_of_rows_is_random(
 ) -> None:
     for name in SETS:
         monkeypatch.setitem(SETS, name, "random")
-    import iclr_repro.loki.experiments.rows as rows
-
-    genuine, rng = rows.select_rows, np.random.default_rng(0)
-    monkeypatch.setattr(rows, "select_rows", lambda a, q, **o: genuine(a, q, **{"rng": rng, **o}))
+    rng = np.random.default_rng(0)
+    for module in (rows, suppression):
+        monkeypatch.setattr(module, "select_rows", lambda a, q, **options: select_rows(a, q, **{"rng": rng, **options}))
     verdicts = judged(tmp_path)
     assert verdicts["C9"] != "reproduced"
     assert verdicts["C10"] != "reproduced"

@@ -25,6 +25,7 @@ from iclr_repro.loki import (
     selection_counts,
     selection_stability,
     suppress_rows,
+    suppression_report,
 )
 from iclr_repro.loki.decoder import dense_rows
 from iclr_repro.loki.selection import Strategy
@@ -255,3 +256,24 @@ def test_no_point_beats_the_front(points: list[tuple[float, float]]) -> None:
         assert any(a >= accuracy and f <= lost for a, f in front)
     for one in front:
         assert not any(p != one and p[0] >= one[0] and p[1] <= one[1] for p in points)
+
+
+def test_a_report_scores_every_set_and_leaves_the_model_alone() -> None:
+    model, ids = tiny_model("llama"), prompts(4, 6)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def score() -> dict[str, float]:
+        with torch.no_grad():
+            return {"confidence": float(model(input_ids=ids).logits[:, -1].softmax(dim=-1).max(dim=-1).values.mean())}
+
+    attributions = drawn(0, (5, 3, 16))
+    report = suppression_report(
+        model, attributions, score, quotas=(10, 50), random_draws=2, rng=np.random.default_rng(0)
+    )
+    assert len(report) == 2 * 7
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    line = report[(report["rows"] == "abs_high") & (report["quota"] == 50)].iloc[0]
+    with suppress_rows(model, select_rows(attributions, 50, strategy="abs_high")):
+        damaged = score()["confidence"]
+    assert line["confidence"] == pytest.approx(damaged)
+    assert line["forgetting"] == pytest.approx(100 * (1 - damaged / score()["confidence"]))

@@ -21,7 +21,7 @@ from iclr_repro.loki.decoder import DownProjection, check_positions, down_projec
 from iclr_repro.loki.layer import LokiLayer
 from iclr_repro.loki.metrics import Forgetting, forgetting, pareto_front
 from iclr_repro.loki.model import LokiModel
-from iclr_repro.loki.positions import load_positions, save_positions, suppress_rows
+from iclr_repro.loki.positions import load_positions, save_positions
 from iclr_repro.loki.probing import knowledge_vector_attribution
 from iclr_repro.loki.prompts import (
     load_mmlu,
@@ -33,6 +33,7 @@ from iclr_repro.loki.prompts import (
 )
 from iclr_repro.loki.selection import rows_per_layer, select_rows, selection_counts
 from iclr_repro.loki.stability import Stability, overlap, selection_stability
+from iclr_repro.loki.suppression import suppress_rows, suppression_report
 from iclr_repro.loki.tinyworld import TinyWorld
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "selection_counts",
     "selection_stability",
     "suppress_rows",
+    "suppression_report",
     "toolace_messages",
     "unpadded_prompts",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ LABELS = {
     "loki_lora": "LoKI + LoRA",
     "layer_balanced": "layer-balanced, signed low",
 }
+_SET_LABELS = {**LABELS, "high": "S-H, signed high", "global_high": "global high", "global_low": "global low"}
 _STYLES = {
     "full": ("#000000", "-", "o"),
     "lora": (COLORS[0], "-", "o"),
@@ -50,18 +52,28 @@ _STYLES = {
 def pareto(fronts: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
     """The least forgetting at each target accuracy, over all rates and steps; lower right is better.
 
+    Two panels, of methods and of choices of rows; LoKI is in both.
+
     Args:
         fronts: method -> pairs of accuracy and forgetting in percent, by rising accuracy.
     """
-    made, axes = figure(width=7.4, height=4.2)
-    ax = axes[0, 0]
-    for method, points in fronts.items():
-        color, line, marker = _STYLES[method]
-        x, y = np.array(points).T
-        ax.step(x, y, where="pre", color=color, linestyle=line, linewidth=1.2)
-        ax.plot(x, y, marker, color=color, markersize=4, label=LABELS[method])
-    ax.set(xlabel="accuracy on the new task", ylabel="forgetting of the skills (%)")
-    made.legend(loc="outside right center", fontsize=8, frameon=False)
+    made, axes = figure(width=9.0, height=3.9, ncols=2, sharey=True)
+    panels = (
+        ("methods", ("full", "lora", "dora", "pissa", "corda", "loki", "loki_lora")),
+        ("choices of rows", ("loki", "random", "high", "abs_low", "global_low", "global_high")),
+    )
+    shown: dict[str, Any] = {}
+    for ax, (title, methods) in zip(axes[0], panels, strict=True):
+        for method in methods:
+            if method in fronts:
+                color, line, marker = _STYLES[method]
+                x, y = np.array(fronts[method]).T
+                style = {"color": color, "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.2}
+                (shown[LABELS[method]],) = ax.plot(x, y, drawstyle="steps-pre", **style)
+        ax.set_title(title, loc="left", fontsize=9)
+        ax.set_xlabel("accuracy on the new task")
+    axes[0, 0].set_ylabel("forgetting of the skills (%)")
+    made.legend(shown.values(), shown.keys(), loc="outside right center", fontsize=8, frameon=False)
     return made
 
 
@@ -102,7 +114,7 @@ def suppression(table: pd.DataFrame) -> Figure:
             marker=marker,
             markersize=4,
             linewidth=2.4 if name == "random" else 1.2,
-            label=LABELS[str(name)],
+            label=_SET_LABELS[str(name)],
         )
     ax.axhline(0.0, color="0.3", linewidth=0.8)
     ax.set(xlabel="rows set to zero, of each layer or of all (%)", ylabel="forgetting of the skills (%)")
@@ -119,9 +131,10 @@ def layer_heat_map(frequencies: Mapping[str, np.ndarray], quota: float) -> Figur
         quota: percent of all rows that count as highest or lowest.
     """
     made, axes = figure(width=8.4, height=1.4 + 0.28 * len(frequencies["high"]), ncols=len(frequencies), sharey=True)
+    highest = max(values.max() for values in frequencies.values())
     for ax, (end, values) in zip(axes[0], frequencies.items(), strict=True):
         ranked = -np.sort(-values, axis=1)
-        image = ax.imshow(ranked, aspect="auto", cmap="magma_r", vmin=0.0, vmax=1.0, interpolation="nearest")
+        image = ax.imshow(ranked, aspect="auto", cmap="magma_r", vmin=0.0, vmax=highest, interpolation="nearest")
         ax.grid(visible=False)
         ax.set_title(f"among the {quota:g} % {end}est of all layers", fontsize=9, loc="left")
         ax.set_xlabel("rows of the layer, by rank")
@@ -138,7 +151,7 @@ def overlap_matrix(table: pd.DataFrame, *, chance: float) -> Figure:
     image = ax.imshow(table, cmap="viridis", vmin=0.0, vmax=1.0, aspect="auto")
     for place, value in np.ndenumerate(table.to_numpy()):
         ax.text(*place[::-1], f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value < 0.6 else "k")
-    names = [LABELS.get(str(name), str(name)) for name in table.index]
+    names = [_SET_LABELS.get(str(name), str(name)) for name in table.index]
     ax.grid(visible=False)
     ax.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
     ax.set_yticks(range(len(names)), names, fontsize=8)
@@ -156,6 +169,8 @@ def stability(table: pd.DataFrame, *, chance: float) -> Figure:
         ax.plot(rows["prompts"], rows["overlap"], color=color, linestyle=line, marker=marker, label=LABELS[str(name)])
     ax.axhline(chance, color="0.3", linewidth=0.8, linestyle=":", label="chance")
     ax.set_xscale("log")
+    ax.set_xticks(sorted(table["prompts"].unique()), sorted(table["prompts"].unique()))
+    ax.minorticks_off()
     ax.set(xlabel="probe prompts", ylabel="overlap with the other half", ylim=(0.0, 1.0))
     ax.legend(fontsize=8, frameon=False, loc="lower right")
     return made

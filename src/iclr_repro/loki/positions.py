@@ -1,4 +1,4 @@
-"""Row positions in the authors' interchange format, and suppressing rows.
+"""Row positions in the authors' interchange format.
 
 The format: a JSON list with a list of row indices for each layer, in any order (the authors': by frequency).
 """
@@ -7,15 +7,10 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from iclr_repro.core.files import write_atomically
-from iclr_repro.loki.decoder import check_positions, dense_rows, down_projections
 from iclr_repro.loki.selection import Positions
 
 
@@ -44,30 +39,3 @@ def save_positions(path: str | Path, positions: Sequence[Sequence[int]]) -> None
     if str(path).endswith(".gz"):
         data = gzip.compress(data, mtime=0)
     write_atomically(Path(path), lambda file: file.write(data))
-
-
-@contextmanager
-def suppress_rows(model: nn.Module, positions: Sequence[Sequence[int]]) -> Iterator[None]:
-    """Set rows of the down projections to zero while the context lasts, then put them back bit for bit.
-
-    A bias is left as it is, as in the authors' code. To suppress rows for good, leave the context open or copy the
-    weights inside it.
-
-    Raises:
-        ValueError: the positions do not fit the model; see `check_positions`.
-    """
-    projections = down_projections(model)
-    check_positions(positions, [projection.num_rows for projection in projections])
-    kept = []
-    with torch.no_grad():
-        for projection, rows in zip(projections, positions, strict=True):
-            weight = dense_rows(projection.module)
-            index = torch.tensor(list(rows), dtype=torch.int64, device=weight.device)
-            kept.append((weight, index, weight[index].clone()))
-            weight[index] = 0.0
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for weight, index, old in kept:
-                weight[index] = old

@@ -47,9 +47,13 @@ class Pretrained:
         """Return a copy of the model to train or to damage."""
         return copy.deepcopy(self.model)
 
+    def learnt(self) -> list[str]:
+        """Return the skills that count towards forgetting."""
+        return [skill for skill, accuracy in self.accuracies.items() if accuracy >= _LEARNT]
+
     def forgetting(self, accuracies: dict[str, float], *, without: tuple[str, ...] = ()) -> Forgetting:
         """Compare accuracies with those of the pretrained model, over the skills that it had learnt."""
-        skills = [skill for skill, old in self.accuracies.items() if old >= _LEARNT and skill not in without]
+        skills = [skill for skill in self.learnt() if skill not in without]
         return forgetting(
             {skill: self.accuracies[skill] for skill in skills}, {skill: accuracies[skill] for skill in skills}
         )

@@ -13,19 +13,11 @@ from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.loki import figures
 from iclr_repro.loki.experiments._world import InTinyWorld, Pretrained
-from iclr_repro.loki.positions import suppress_rows
 from iclr_repro.loki.selection import Positions, select_rows, selection_counts
 from iclr_repro.loki.stability import overlap, selection_stability
+from iclr_repro.loki.suppression import SETS, suppress_rows, suppression_report
 from iclr_repro.loki.tinyworld import skill_accuracies
 
-SETS: dict[str, Any] = {
-    "high": "high",
-    "low": "layer_balanced",
-    "global_high": "global_high",
-    "global_low": "global_low",
-    "abs_high": "abs_high",
-    "abs_low": "abs_low",
-}
 _ENDS: dict[str, Any] = {"high": "global_high", "low": "global_low"}
 
 
@@ -40,25 +32,23 @@ class Suppression(InTinyWorld):
         """Suppress, measure, restore."""
         pretrained = self.pretrained(run)
         attributions = self.attributions(run, pretrained)
-        rng = run.rng("random rows")
-        rows = []
-        for quota in self.quotas:
-            for name, strategy in SETS.items():
-                rows.append((quota, name, *_lost(pretrained, select_rows(attributions, quota, strategy=strategy))))
-            drawn = [
-                _lost(pretrained, select_rows(attributions, quota, strategy="random", rng=rng))
-                for _ in range(self.random_draws)
-            ]
-            rows.append((quota, "random", *np.mean(drawn, axis=0)))
-        table = pd.DataFrame(rows, columns=["quota", "rows", "forgetting", "without_wino"])
+        learnt = pretrained.learnt()
+        report = suppression_report(
+            pretrained.model,
+            attributions,
+            lambda: skill_accuracies(pretrained.model, {skill: pretrained.tests[skill] for skill in learnt}),
+            quotas=self.quotas,
+            random_draws=self.random_draws,
+            rng=run.rng("random rows"),
+        )
         metrics: dict[str, float] = {"n": self.test_samples, "probes/n": len(attributions)}
-        for one in table.itertuples():
-            metrics[f"{one.rows}/q{one.quota:g}/forgetting"] = float(one.forgetting)
-            metrics[f"{one.rows}/q{one.quota:g}/without_wino"] = float(one.without_wino)
+        for line in report.to_dict("records"):
+            for quantity in ("forgetting", "clipped"):
+                metrics[f"{line['rows']}/q{line['quota']:g}/{quantity}"] = line[quantity]
         return Result(
             metrics=metrics,
-            tables={"suppression": table.set_index(["rows", "quota"])},
-            figures={"suppression": figures.suppression(table)},
+            tables={"suppression": report.set_index(["rows", "quota"])},
+            figures={"suppression": figures.suppression(report)},
             data="synthetic",
         )
 
@@ -85,7 +75,7 @@ class LayerBalance(InTinyWorld):
             metrics |= {f"crowding/{end}/layer{layer}": count for layer, count in enumerate(counts)}
         selections = {name: select_rows(attributions, self.quota, strategy=strategy) for name, strategy in SETS.items()}
         for name in ("low", "high", "global_low", "global_high"):
-            metrics[f"suppressed/{name}/forgetting"] = _lost(pretrained, selections[name])[0]
+            metrics[f"suppressed/{name}/forgetting"] = _lost(pretrained, selections[name])
         frequencies = {
             end: selection_counts(attributions, self.crowding_quota, strategy=strategy) / len(attributions)
             for end, strategy in _ENDS.items()
@@ -151,11 +141,7 @@ class SelectionStability(InTinyWorld):
         )
 
 
-def _lost(pretrained: Pretrained, positions: Positions) -> tuple[float, float]:
-    """Forgetting in percent with rows suppressed, over all learnt skills and without wino."""
+def _lost(pretrained: Pretrained, positions: Positions) -> float:
+    """Forgetting in percent with rows suppressed."""
     with suppress_rows(pretrained.model, positions):
-        accuracies = skill_accuracies(pretrained.model, pretrained.tests)
-    return (
-        pretrained.forgetting(accuracies).average,
-        pretrained.forgetting(accuracies, without=("wino",)).average,
-    )
+        return pretrained.forgetting(skill_accuracies(pretrained.model, pretrained.tests)).average
