@@ -409,3 +409,21 @@ def test_adding_to_a_merged_layer_is_refused() -> None:
 def test_mixed_batches_are_refused() -> None:
     with pytest.raises(ValueError, match="does not mix adapters within a batch"):
         LokiLayer(nn.Linear(4, 4), "default", [1])(torch.zeros(1, 4), adapter_names=["default"])
+
+
+def test_the_layer_can_be_traced_as_one_graph() -> None:
+    """In a process of its own, without the run-time type checker of the tests."""
+    code = (
+        "import torch\n"
+        "from iclr_repro.loki import LokiLayer\n"
+        "layer = LokiLayer(torch.nn.Linear(8, 6), 'default', [1, 4])\n"
+        "x, gradients = torch.randn(2, 3, 8), []\n"
+        "for module in (torch.compile(layer, backend='eager', fullgraph=True), layer):\n"
+        "    layer.loki_rows['default'].grad = None\n"
+        "    module(x).square().sum().backward()\n"
+        "    gradients.append(layer.loki_rows['default'].grad)\n"
+        "print(float((gradients[0] - gradients[1]).abs().max()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-6
