@@ -65,6 +65,7 @@ def test_identities_in_double_precision() -> None:
     model.set_attn_implementation("eager")
     found = attribution_violations(model, prompts(3, 7), steps=5)
     assert found.pop("completeness") < 1e-4
+    assert found.pop("are_large") == 1.0
     assert max(found.values()) < 1e-9
 
 

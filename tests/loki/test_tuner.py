@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from iclr_repro.loki import LokiConfig, LokiLayer, LokiModel, down_projections, registration
-from iclr_repro.loki.baselines import baseline_model, with_adapter
+from iclr_repro.loki.baselines import baseline_model, with_adapter, without_old_names
 from iclr_repro.loki.decoder import dense_rows
 from iclr_repro.loki.invariants import adapter_violations
 from iclr_repro.loki.layer import _LinearWithRows
@@ -167,6 +167,20 @@ def test_positions_by_name_and_by_layer_are_the_same() -> None:
     by_name = adapted(rows={name: rows for name, rows in zip(names, ROWS, strict=True) if rows})
     assert torch.equal(logits(by_name, prompts(2, 5)), logits(adapted(), prompts(2, 5)))
     assert [layer.loki_index["default"].tolist() for layer in layers(by_name)] == [[2, 5, 9], [0, 15]]
+
+
+def test_layers_can_be_chosen() -> None:
+    model = adapted(target_modules=["down_proj"], layers_to_transform=[2])
+    assert [layer.loki_index["default"].tolist() for layer in layers(model)] == [[0, 15]]
+
+
+def test_an_adapter_is_loaded_without_room_for_a_second_copy(tmp_path: Path) -> None:
+    model = adapted()
+    train(model)
+    model.save_pretrained(tmp_path)
+    with without_old_names():
+        loaded = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path, low_cpu_mem_usage=True)
+    assert torch.equal(logits(loaded, prompts(2, 6)), logits(model, prompts(2, 6)))
 
 
 def test_several_adapters_can_be_switched_joined_and_deleted() -> None:

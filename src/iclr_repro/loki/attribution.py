@@ -167,8 +167,8 @@ def _with_prefix(
     for layer, (projection, z_Bd) in enumerate(zip(projections, z, strict=True)):
         injected, weights = _interpolated(z_Bd, points)
         below = [projection.block for projection in projections[:layer]]
-        hidden = outputs[layer - 1].repeat_interleave(len(points), dim=0) if layer else None
-        with torch.enable_grad(), _injected(projection, injected, 1), _skipped(below, hidden):
+        known = _repeated(outputs[layer - 1], len(points)) if layer else None
+        with torch.enable_grad(), _injected(projection, injected, 1), _skipped(below, known):
             logits = _next_token_logits(model, input_ids=copies, past_key_values=_branch(prefix))
         values.append(_attributed(logits, target, injected, weights, z_Bd))
     return Attribution(torch.stack(values, dim=1), target, probability)
@@ -223,6 +223,13 @@ def _branch(cache: Any) -> Any:
     return branch
 
 
+def _repeated(output: Any, number: int) -> Any:
+    """Return a layer's output with each sample `number` times."""
+    if isinstance(output, Tensor):
+        return output.repeat_interleave(number, dim=0)
+    return (output[0].repeat_interleave(number, dim=0), *output[1:])
+
+
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
     """Keep the weights without gradients and the model in evaluation mode meanwhile."""
@@ -256,12 +263,12 @@ def _recorded(projections: Sequence[DownProjection], size: int) -> Iterator[list
 
 
 @contextmanager
-def _layer_outputs(projections: Sequence[DownProjection]) -> Iterator[list[Tensor]]:
-    """Collect the hidden states [B, 1, d] that each decoder layer returns."""
-    found: list[Tensor] = []
+def _layer_outputs(projections: Sequence[DownProjection]) -> Iterator[list[Any]]:
+    """Collect what each decoder layer returns: hidden states [B, 1, d], or a tuple that begins with them."""
+    found: list[Any] = []
 
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
-        found.append(output if isinstance(output, Tensor) else output[0])
+        found.append(output)
 
     with _hooks((projection.block, record) for projection in projections):
         yield found
@@ -290,11 +297,11 @@ def _hooks(pairs: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _skipped(blocks: Sequence[nn.Module], hidden: Tensor | None) -> Iterator[None]:
+def _skipped(blocks: Sequence[nn.Module], known: Any) -> Iterator[None]:
     """Let decoder layers return what the last of them is known to return, without computing it."""
     own = [vars(block).get("forward") for block in blocks]  # what accelerate puts there for models in several places
     for block in blocks:
-        block.forward = lambda *inputs, **options: hidden
+        block.forward = lambda *inputs, **options: known
     try:
         yield
     finally:

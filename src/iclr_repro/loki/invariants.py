@@ -68,7 +68,8 @@ def _probability_with(model: nn.Module, module: nn.Module, ids: Tensor, injected
 def attribution_violations(model: LlamaForCausalLM, input_ids: Tensor, *, steps: int) -> dict[str, float]:
     """Return the largest deviations of attributions from the direct loop, and from completeness (32 Gauss points).
 
-    Keys: `<rule>_plain`, `<rule>_fast` for right and left; `trapezoid`; `completeness`; `batching`.
+    Keys: `<rule>_plain`, `<rule>_fast` for right and left; `trapezoid`; `completeness`; `batching`. `are_large` is no
+    violation: 1 if the largest attribution is above 0.01, so that agreement means something.
     """
     found: dict[str, float] = {}
     values: dict[str, Tensor] = {}
@@ -86,6 +87,7 @@ def attribution_violations(model: LlamaForCausalLM, input_ids: Tensor, *, steps:
         zeroed = _probability_without(model, projection.module, input_ids, exact.target)
         gap = exact.values[:, layer].sum(dim=-1) - (exact.probability - zeroed)
         found["completeness"] = max(found.get("completeness", 0.0), float(gap.abs().max()))
+    found["are_large"] = float(exact.values.abs().max() > 0.01)
     alone = torch.cat([attribute(model, ids[None], steps=steps).values for ids in input_ids])
     found["batching"] = float((alone - values["right"]).abs().max())
     return found

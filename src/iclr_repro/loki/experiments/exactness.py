@@ -44,8 +44,11 @@ class Identities:
 
     def run(self, run: Run) -> Result:
         """Measure in float64 (attributions) and float32 (adapters); all 0 up to rounding."""
-        model = _random_llama(run, hidden_size=self.hidden_size, num_layers=self.num_layers)
-        ids = torch.randint(1, _VOCABULARY, (self.num_samples, self.length), generator=run.torch_rng("prompts"))
+        # Few tokens and large weights, so that probabilities, and with them attributions, are far from 0.
+        model = _random_llama(
+            run, hidden_size=self.hidden_size, num_layers=self.num_layers, vocab_size=29, initializer_range=0.5
+        )
+        ids = torch.randint(1, 29, (self.num_samples, self.length), generator=run.torch_rng("prompts"))
         found = {f"kva/{name}": value for name, value in self._attributions(model, ids).items()}
         rng = run.rng("rows")
         positions = [
@@ -149,6 +152,7 @@ class Efficiency:
         return {
             "layer/ours_over_split": seconds[0] / seconds[1],
             "layer/memory_ours_over_split": kept[0] / kept[1],
+            "layer/ours_keeps_less": float(kept[0] < kept[1]),
             "layer/relative_difference": float(difference.detach()),
         }
 
@@ -165,15 +169,17 @@ class Efficiency:
         return np.array(seconds[1:]).T
 
 
-def _random_llama(run: Run, *, hidden_size: int, num_layers: int) -> LlamaForCausalLM:
+def _random_llama(
+    run: Run, *, hidden_size: int, num_layers: int, vocab_size: int = _VOCABULARY, initializer_range: float = 0.1
+) -> LlamaForCausalLM:
     config = LlamaConfig(
-        vocab_size=_VOCABULARY,
+        vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=4 * hidden_size,
         num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=4,
-        initializer_range=0.1,
+        initializer_range=initializer_range,
         max_position_embeddings=1024,
         tie_word_embeddings=False,
     )

@@ -69,6 +69,7 @@ class Implanting:
     length: int = parameter("tokens of a packed row", low=8)
     batch_size: int = parameter("rows of an update", low=1)
     accumulation: int = parameter("micro-batches of an update", low=1)
+    checkpointing: bool = parameter("compute activations again in the backward pass, for memory")
     epochs: int = parameter("passes over the rows", low=1)
     learning_rate: float = parameter("highest", low=0.0)
     warmup_frac: float = parameter("share of the updates", low=0.0, high=1.0)
@@ -160,7 +161,10 @@ class Implanting:
         order = rng.permutation(len(rows))[:number]
         return [toolace_messages(rows[int(index)]) for index in order], "real"
 
-    def _train(self, run: Run, model: nn.Module, rows: tuple[Tensor, Tensor]) -> None:
+    def _train(self, run: Run, model: Any, rows: tuple[Tensor, Tensor]) -> None:
+        if self.checkpointing:  # transformers 5 has the first name
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         steps = max(self.epochs * len(rows[0]) // self.batch_size, 1)
         trained = [one for one in model.parameters() if one.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0)
