@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
 
+from iclr_repro.core import distributed
 from iclr_repro.core.batches import ResumableBatches
 from iclr_repro.core.checkpoint import load_checkpoints, save_checkpoint
 from iclr_repro.core.data import cache_folder
@@ -84,12 +85,13 @@ class InTinyWorld:
         """Pretrain the model of this seed, or take it from the cache of the experiments that have done so."""
         world = self._world(run)
         model = self._model(run)
-        with _kept(self._key(run), run) as store:
-            if store.state is None:
-                self._pretrain(run, world, model)
-                store.save(dict(model.state_dict()))
+        with _kept(self._key(run), run) as kept:
+            if kept.weights is not None:
+                model.load_state_dict(kept.weights)
             else:
-                model.load_state_dict(store.state)
+                self._pretrain(run, world, model)
+                if distributed.is_main():
+                    save_checkpoint(kept.folder, self.pretraining_steps, dict(model.state_dict()))
         model.eval()
         tests = {skill: world.samples(skill, self.test_samples, run.rng(f"tests/{skill}")) for skill in self._skills}
         return Pretrained(model, world, tests, skill_accuracies(model, tests))
@@ -191,23 +193,26 @@ def seeded(run: Run, name: str) -> Iterator[None]:
         yield
 
 
-class _Store:
-    def __init__(self, folder: Path, run: Run) -> None:
-        found = load_checkpoints(folder, run.log)
-        self.state: dict[str, Any] | None = found[0][1] if found else None
-        self._folder = folder
-
-    def save(self, state: dict[str, Any]) -> None:
-        save_checkpoint(self._folder, 0, state)
-
-
 @contextmanager
-def _kept(key: str, run: Run) -> Iterator[_Store]:
-    """Give the place where runs with the same key keep their pretrained model, to one of them at a time.
+def _kept(key: str, run: Run) -> Iterator[_Kept]:
+    """Give the pretrained weights that runs with the same key keep, or their place, to one run at a time.
 
-    Pretraining is a function of the key, so that it makes no difference to a result which run has done it.
+    Pretraining is a function of the key, so that it makes no difference to a result which run has done it. Of several
+    processes the main one alone holds the lock: the others would wait for it, and it for them.
     """
     folder = cache_folder().parent / "loki" / key
+    if not distributed.is_main():
+        yield _Kept(distributed.from_main(None), folder)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lock"):
-        yield _Store(folder, run)
+        found = load_checkpoints(folder, run.log)
+        yield _Kept(distributed.from_main(found[0][1] if found else None), folder)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Pretrained weights, None where nobody has pretrained yet, and the folder that they belong in."""
+
+    weights: dict[str, Any] | None
+    folder: Path
