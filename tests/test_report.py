@@ -52,6 +52,13 @@ def test_a_written_page_needs_no_other_file_and_no_network(site: Path) -> None:
         assert '<link rel="stylesheet"' not in text
 
 
+def test_a_page_gives_the_parameters_of_an_experiment_as_the_command_line_takes_them(site: Path) -> None:
+    text = (site / "quiet_attention.html").read_text()
+    assert "<code>learning_rate</code></th><td><code>0.001</code></td><td>step size of Adam" in text
+    assert "<code>[&#34;quiet&#34;, &#34;dense&#34;]</code>" in text
+    assert "Parameters" not in (site / "old_result.html").read_text()
+
+
 def test_other_files_in_the_report_folder_are_left_alone(tmp_path: Path) -> None:
     write_json(tmp_path / "runs" / "quiet_attention" / "cpu.json", quiet_attention("cpu"))
     out = tmp_path / "report"

@@ -167,6 +167,20 @@ def test_help_lists_papers_experiments_and_scales(toy: Toy, capsys: pytest.Captu
         assert part in text
 
 
+def test_help_of_a_paper_lists_the_parameters_with_their_values(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+    assert toy("paper=toy", "experiments.walk.steps=7", "--help") == 0
+    text = capsys.readouterr().out
+    for part in (
+        "Parameters of toy at scale cpu",
+        "experiments.walk: Two stages of a random walk.",
+        "  .steps=7  steps of each stage",
+        "  .sleep_s=0.0  pause in a step (s)",
+    ):
+        assert part in text
+    assert toy("paper=toy", "experiments.walk.step=7", "--help") == 2
+    assert "did you mean 'steps'?" in capsys.readouterr().err
+
+
 def test_configuration_can_be_printed_without_running(toy: Toy, capsys: pytest.CaptureFixture[str], work: Path) -> None:
     assert toy("paper=toy", "--cfg", "job") == 0
     assert "sleep_s: 0.0" in capsys.readouterr().out

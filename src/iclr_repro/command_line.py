@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iclr_repro.core.device import select_device
 from iclr_repro.core.document import Paper
-from iclr_repro.core.experiment import nearest
+from iclr_repro.core.experiment import described, experiment_class, nearest
 from iclr_repro.core.resources import configs_dir
 from iclr_repro.core.tracking import check_tracker
 
@@ -144,14 +146,21 @@ def paper_of(config: DictConfig) -> Paper:
         raise UsageError(f"configs/paper/{config.paper.name}.yaml: {error}") from error
 
 
-def help_text() -> str:
-    """Return the text of --help: usage, settings, scales, papers with their experiments."""
+def help_text(overrides: Sequence[str] = ()) -> str:
+    """Return the text of --help: usage, settings, scales, papers; for a chosen paper, its parameters.
+
+    Raises:
+        UsageError: an override is wrong.
+    """
+    if any(override.startswith("paper=") for override in overrides):
+        return _parameters_text(checked_settings(compose(overrides)))
     lines = [
         "Re-run the claims of a paper: every experiment for every seed, then the table of verdicts.",
         "",
         "  python -m iclr_repro.run paper=<paper> [scale=<scale>] [<setting>=<value> ...]",
         "  python -m iclr_repro.run paper=<paper> experiments.<experiment>.<parameter>=<value>",
         "  python -m iclr_repro.run --multirun 'paper=glob(*,exclude=none)' hydra/launcher=joblib   (all papers)",
+        "  python -m iclr_repro.run paper=<paper> --help        (the parameters of its experiments, what they mean)",
         "  python -m iclr_repro.run paper=<paper> --cfg job     (print the configuration and run nothing)",
         "",
         "Settings",
@@ -167,6 +176,17 @@ def help_text() -> str:
         lines.append(f"  {name}: {described['paper']['title']} ({described['paper']['fidelity']})")
         lines += [f"    {experiment}" for experiment in described["experiments"]]
     lines += ["", "HYDRA_FULL_ERROR=1 shows the traceback of a wrong configuration."]
+    return "\n".join(lines)
+
+
+def _parameters_text(settings: Mapping[str, Any]) -> str:
+    lines = [f"Parameters of {settings['paper']['name']} at scale {settings['scale']}"]
+    for name, config in settings["experiments"].items():
+        summary = inspect.getdoc(experiment_class(config["_target_"])) or ""
+        lines += ["", f"experiments.{name}: {summary.partition(chr(10))[0]}"]
+        for one in described(config):
+            unit = f" ({one['unit']})" if one["unit"] else ""
+            lines.append(f"  .{one['name']}={json.dumps(one['value'])}  {one['help']}{unit}")
     return "\n".join(lines)
 
 

@@ -13,6 +13,8 @@ prepares plain data; the templates in `_report/` render it.
 from __future__ import annotations
 
 import argparse
+import functools
+import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -212,6 +214,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     filters: dict[str, Callable[..., str]] = {
+        "json": functools.partial(json.dumps, ensure_ascii=False),
         "number": format_number,
         "duration": format_duration,
         "size": format_size,

@@ -63,8 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     set_up_logging()
     try:
-        if {"--help", "-h"} & set(arguments):
-            print(command_line.help_text())
+        asks_for_help = {"--help", "-h"} & set(arguments)
+        if asks_for_help:
+            print(command_line.help_text([one for one in arguments if one not in asks_for_help]))
             return 0
         if any(argument.startswith("-") for argument in arguments):
             return _through_hydra(arguments)
@@ -116,7 +117,7 @@ def run_paper(config: DictConfig, overrides: Sequence[str]) -> int:
     document = results_document(paper, tasks, claims, overrides=overrides, changed=changed)
     path = write_document(document, Path(settings["runs_dir"]))
     print_document(document)
-    _LOG.info("written: %s", path)
+    _LOG.info("written: %s; python -m iclr_repro.report --runs %s makes pages of it", path, settings["runs_dir"])
     if settings["record"]:
         _record(document, Path(settings["runs_dir"]))
     if settings["strict"] and any(claim["verdict"] == "not reproduced" for claim in document["claims"]):
@@ -141,8 +142,11 @@ def print_document(document: Mapping[str, Any]) -> None:
         table.add_row(identifier, *map(Text, cells), verdict)
     console.print(table)
     for name, experiment in document["experiments"].items():
-        if experiment["status"] != "finished":
+        if experiment["status"] in ("failed", "interrupted"):
             console.print(Text(f"{name}: {experiment['status']}{_after_colon(experiment['error'])}", style="red"))
+    not_run = [name for name, experiment in document["experiments"].items() if experiment["status"] == "not run"]
+    if not_run:
+        console.print(Text(f"not run: {', '.join(not_run)}", style="dim"))
     counts = dict.fromkeys(_VERDICT_STYLES, 0)
     for claim in document["claims"]:
         counts[claim["verdict"]] += 1

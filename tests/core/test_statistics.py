@@ -4,7 +4,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iclr_repro.core.statistics import mean_interval, seeds_to_decide
+from iclr_repro.core.statistics import log_log_slopes, mean_interval, seeds_to_decide
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=6)
 
@@ -94,3 +94,13 @@ def test_more_seeds_than_there_are_would_decide(
     low, high = mean - below, mean + above
     needed = seeds_to_decide(num_seeds, mean, (low, high), min(max(low + place * (high - low), low), high))
     assert needed is None or num_seeds < needed <= 1_000_001
+
+
+def test_a_power_law_has_its_exponent_as_slope() -> None:
+    x = np.array([1.0, 10.0, 100.0])
+    assert log_log_slopes(x, np.stack([x**-0.5, 3 * x**2], axis=1)) == pytest.approx([-0.5, 2.0])
+
+
+def test_a_power_of_values_that_are_not_positive_is_refused() -> None:
+    with pytest.raises(ValueError, match="a power needs positive values"):
+        log_log_slopes(np.array([1.0, 2.0]), np.array([[1.0], [0.0]]))

@@ -18,11 +18,9 @@ from iclr_repro.me_nash_ql.exact import nash_value
 from iclr_repro.me_nash_ql.experiments import _study
 from iclr_repro.me_nash_ql.experiments._builders import build_game, build_learner
 from iclr_repro.me_nash_ql.experiments._study import (
-    Bootstrapped,
     Curves,
     episodes_until,
     geometric_checkpoints,
-    log_log_slopes,
     play,
     reached,
     resampled_runs,
@@ -329,22 +327,11 @@ def test_the_passage_is_where_the_median_gap_is_small() -> None:
     assert reached(curves, 1.0).tolist() == [1.0, 1.0, 0.0]
 
 
-def test_the_estimate_is_the_first_draw_and_the_interval_is_of_the_others() -> None:
-    found = Bootstrapped()
-    found.add("x", np.concatenate([[99.0], np.arange(1001.0)]))
-    assert found.with_interval("x") == (99.0, 25.0, 975.0)
-
-
 def test_the_first_resample_is_all_runs_once() -> None:
     found = resampled_runs(4, 50, rng=np.random.default_rng(0))
     assert found.shape == (51, 4)
     assert found[0].tolist() == [0, 1, 2, 3]
     assert found.max() == 3
-
-
-def test_a_power_law_has_its_exponent_as_slope() -> None:
-    x = np.array([1.0, 10.0, 100.0])
-    assert log_log_slopes(x, np.stack([x**-0.5, 3 * x**2], axis=1)) == pytest.approx([-0.5, 2.0])
 
 
 def test_checkpoints_are_geometric_with_the_marks_within_reach() -> None:

@@ -19,7 +19,7 @@ _TEXT = (str, None)
 _COUNT = (int, None)
 _NUMBER = (int, float, None)
 # The form of a results document. A type: an instance of it. A tuple: one of these. A frozenset: one of these words.
-# [x]: a list of x. {str: x}: any keys, each with x. {"key": x, ...}: at least these keys.
+# [x]: a list of x. {str: x}: any keys, each with x. {"key": x, ...}: at least these keys, but for those with a "?".
 _RESULTS = {
     "schema": int,
     "paper": str,
@@ -78,6 +78,7 @@ _RESULTS = {
             "data": frozenset({"real", "synthetic", "none"}),
             "wall_s": _NUMBER,
             "error": _TEXT,
+            "parameters?": [{"name": str, "value": object, "unit": str, "help": str}],
             "runs": [str],
             "command": str,
         }
@@ -158,9 +159,11 @@ def check_form(value: Any, form: Any, where: str) -> None:
             check_form(item, form[0], f"{where}[{position}]")
     elif isinstance(form, dict):
         for key, part in (dict.fromkeys(value, form[str]) if str in form else form).items():
-            if key not in value:
-                raise ValueError(f"{where} has no {key!r}")
-            check_form(value[key], part, f"{where}.{key}".removeprefix("the document."))
+            name = key if str in form else key.removesuffix("?")
+            if name in value:
+                check_form(value[name], part, f"{where}.{name}".removeprefix("the document."))
+            elif name == key:
+                raise ValueError(f"{where} has no {name!r}")
 
 
 def _fits(value: Any, form: Any) -> bool:
@@ -176,7 +179,7 @@ def _fits_outside(value: Any, form: Any) -> bool:
     if isinstance(form, frozenset):
         return isinstance(value, str) and value in form
     if isinstance(form, type):
-        return isinstance(value, form) and (form is bool or not isinstance(value, bool))
+        return isinstance(value, form) and (form in (bool, object) or not isinstance(value, bool))
     return value is None if form is None else isinstance(value, type(form))
 
 

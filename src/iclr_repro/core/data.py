@@ -57,6 +57,9 @@ _NOT_KEPT = "Nothing was kept. The download was damaged or the source has change
 _SHA256 = re.compile("[0-9a-f]{64}")
 _LOG = logging.getLogger("iclr_repro")
 
+DataChoice = Literal["auto", "real", "synthetic"]
+DATA_CHOICE = "real data, generated (synthetic) ones, or auto: generated ones, with a warning, where real are missing"
+
 T = TypeVar("T")
 
 
@@ -135,7 +138,7 @@ def is_present(name: str) -> bool:
 
 
 def real_or_synthetic(
-    choice: str, real: Callable[[], T], synthetic: Callable[[], T]
+    choice: DataChoice, real: Callable[[], T], synthetic: Callable[[], T]
 ) -> tuple[T, Literal["real", "synthetic"]]:
     """Load the real data or generate some, as an experiment's field `data` says, and tell which it was.
 

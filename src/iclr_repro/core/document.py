@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from iclr_repro.core.claims import Claim, ExperimentResults, Judgement, Results, Values, judge
+from iclr_repro.core.experiment import described
 from iclr_repro.core.files import sha256_of_json, write_json
 from iclr_repro.core.record import Task, read_result, read_run
 from iclr_repro.core.statistics import mean_interval
@@ -194,6 +195,7 @@ def _experiment_entry(tasks: Sequence[Task], finished: Sequence[_Finished], over
         "data": next((kind for kind in ("synthetic", "real") if kind in kinds), "none"),
         "wall_s": round(sum(run.record["wall_s"] for run in finished), 3),
         "error": errors[0] if errors else None,
+        "parameters": described(tasks[0].config),
         "runs": [task.dir.relative_to(task.runs_dir).as_posix() for task in tasks],
         "command": command(overrides, only=[tasks[0].experiment]),
     }

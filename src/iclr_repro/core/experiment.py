@@ -146,6 +146,14 @@ def build(name: str, config: Mapping[str, Any]) -> Experiment:
     raise ParameterError("\n".join(sorted(problems)))
 
 
+def described(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return {"name", "value", "unit", "help"} of each parameter of an experiment, in the order of its class."""
+    return [
+        {"name": field.name, "value": config[field.name], **{key: field.metadata[key] for key in ("unit", "help")}}
+        for field in dataclasses.fields(experiment_class(config["_target_"]))
+    ]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the tail of an error message about an unknown name: the nearest known one and all of them.
 

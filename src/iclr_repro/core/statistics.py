@@ -1,4 +1,4 @@
-"""Intervals over seeds."""
+"""Intervals over seeds, and powers."""
 
 from __future__ import annotations
 
@@ -54,3 +54,14 @@ def seeds_to_decide(num_seeds: int, mean: float, interval: tuple[float, float], 
     if num_seeds * width**2 > _MAX_SEEDS * distance**2 or distance == 0.0:
         return None
     return max(num_seeds + 1, math.ceil(num_seeds * (width / distance) ** 2))
+
+
+def log_log_slopes(x_C: np.ndarray, y_CR: np.ndarray) -> np.ndarray:
+    """Return [R] the powers p of y ~ x^p: least-squares slopes of log y, [C, R], against log x, [C].
+
+    Raises:
+        ValueError: a value is not positive.
+    """
+    if not (np.all(x_C > 0) and np.all(y_CR > 0)):
+        raise ValueError(f"a power needs positive values, got x >= {np.min(x_C):g} and y >= {np.min(y_CR):g}")
+    return np.asarray(np.polyfit(np.log(x_C), np.log(y_CR), 1)[0])

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from iclr_repro.core.loop import History
+from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.statistics import mean_interval
 from iclr_repro.me_nash_ql.evaluation import evaluate
@@ -183,24 +184,6 @@ def all_passed(threshold: float) -> Callable[[History], bool]:
     return stop
 
 
-def log_log_slopes(x_C: np.ndarray, y_CR: np.ndarray) -> np.ndarray:
-    """[R] least-squares slopes of log y against log x; all y must be positive."""
-    return np.asarray(np.polyfit(np.log(x_C), np.log(y_CR), 1)[0])
-
-
-class Bootstrapped:
-    """Metrics with their intervals, from draws whose first element is the estimate."""
-
-    def __init__(self) -> None:
-        self.metrics: dict[str, float | np.ndarray] = {}
-        self.intervals: dict[str, tuple[float, float]] = {}
-
-    def add(self, name: str, draws_D: np.ndarray) -> None:
-        """Note a metric with the 95 % percentile interval of its draws."""
-        low, high = np.quantile(draws_D[1:], [0.025, 0.975])
-        self.metrics[name] = float(draws_D[0])
-        self.intervals[name] = (float(low), float(high))
-
-    def with_interval(self, name: str) -> tuple[float, float, float]:
-        """A noted metric and the ends of its interval."""
-        return float(self.metrics[name]), *self.intervals[name]
+def with_interval(found: Measurements, name: str) -> tuple[float, float, float]:
+    """A noted metric and the ends of its interval."""
+    return float(found.metrics[name]), *found.intervals[name]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,10 +12,11 @@ import torch
 
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
+from iclr_repro.core.timing import time_in_turn
 from iclr_repro.me_nash_ql.bounds import BoundRules
 from iclr_repro.me_nash_ql.builders import random_game
 from iclr_repro.me_nash_ql.cce import cce_violation, solve_cce
-from iclr_repro.me_nash_ql.experiments.scaling import processor_seconds
+from iclr_repro.me_nash_ql.experiments.scaling import play_episodes
 from iclr_repro.me_nash_ql.invariants import (
     learning_rate_violations,
     telescoping_violation,
@@ -84,10 +84,11 @@ class Efficiency:
             upper = rng.random((self.num_games, num_actions, num_actions))
             lower = upper - rng.random(upper.shape)
             tensors = torch.from_numpy(upper), torch.from_numpy(lower)
-            batched, loop, torch_s = self._timed(
+            batched, loop, torch_s = time_in_turn(
                 lambda upper=upper, lower=lower: solve_cce(upper, lower),  # type: ignore[misc]
                 lambda upper=upper, lower=lower: solve_cce(upper, lower, backend="lp"),  # type: ignore[misc]
                 lambda tensors=tensors: solve_cce(*tensors),  # type: ignore[misc]
+                repeats=self.repeats,
             )
             size = f"{num_actions}x{num_actions}"
             metrics[f"cce/{size}/speedup"] = loop / batched
@@ -102,23 +103,9 @@ class Efficiency:
             SelfPlay(game, MENashQL(game.rewards.shape, num_runs=count, rules=_RULES), rng=run.rng(f"runs/{count}"))
             for count in (self.runs, 1)
         ]
-        many, one = np.array(
-            [[processor_seconds(loop, self.episodes) for loop in loops] for _ in range(self.repeats + 1)]
-        )[1:].T
+        many, one = time_in_turn(*(partial(play_episodes, loop, self.episodes) for loop in loops), repeats=self.repeats)
         metrics["step/many_over_one"] = many / one
         metrics["step/one_ms"] = 1e3 * float(np.median(one)) / (self.episodes * game.num_steps)
         metrics["step/n"] = self.runs
         metrics["cce/n"] = self.num_games
         return Result(metrics=metrics)
-
-    def _timed(self, *solvers: Callable[[], object]) -> np.ndarray:
-        """[solvers, repeats] processor times in seconds; the first round is the warm-up."""
-        seconds = []
-        for _ in range(self.repeats + 1):
-            round_s = []
-            for solve in solvers:
-                started = time.process_time()
-                solve()
-                round_s.append(time.process_time() - started)
-            seconds.append(round_s)
-        return np.array(seconds[1:]).T

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from iclr_repro.core.data import real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, nearest, parameter
+from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.me_nash_ql import figures
 from iclr_repro.me_nash_ql.board_games import soccer_states
@@ -26,7 +27,6 @@ from iclr_repro.me_nash_ql.experiments._builders import (
     check_method,
 )
 from iclr_repro.me_nash_ql.experiments._study import (
-    Bootstrapped,
     Curves,
     geometric_checkpoints,
     play,
@@ -116,27 +116,27 @@ class OfGames:
             played[name] = _Played(game, nash, curves)
         return played, kind
 
-    def measurements(self, run: Run, played: dict[str, _Played]) -> Bootstrapped:
+    def measurements(self, run: Run, played: dict[str, _Played]) -> Measurements:
         """Metrics of every game and method, at the end and at the marks."""
-        found = Bootstrapped()
+        found = Measurements()
         for name, one in played.items():
-            found.metrics[f"{name}/nash_value"] = float(one.nash.values[0, one.game.start_state])
-            found.metrics[f"{name}/uniform_exploitability"] = uniform_exploitability(one.game)
+            found.add(f"{name}/nash_value", float(one.nash.values[0, one.game.start_state]))
+            found.add(f"{name}/uniform_exploitability", uniform_exploitability(one.game))
             for method, curves in one.curves.items():
                 prefix = f"{name}/{method}"
-                found.metrics[f"{prefix}/n"] = self.runs
+                found.add(f"{prefix}/n", self.runs)
                 for quantity, values_CR in curves.values.items():
-                    found.metrics[f"{prefix}/{quantity}"] = values_CR[-1]
+                    found.add(f"{prefix}/{quantity}", values_CR[-1])
                     for mark in self.marks:
                         if mark <= self.episodes[name]:
-                            found.metrics[f"{prefix}/{quantity}_at_{mark}"] = curves.at(quantity, mark)
+                            found.add(f"{prefix}/{quantity}_at_{mark}", curves.at(quantity, mark))
                 chosen_DR = resampled_runs(self.runs, self.draws, rng=run.rng(f"bootstrap/{prefix}"))
                 medians_D = np.median(curves.values["output"][-1][chosen_DR], axis=1)
-                found.add(f"{prefix}/output_median", medians_D)
+                found.add_draws(f"{prefix}/output_median", medians_D[0], medians_D[1:])
                 if isinstance(curves.learner, MENashQL):
                     updates = curves.learner.episodes * one.game.num_steps
                     for event, count_R in zip(EVENTS, curves.learner.bounds.events, strict=True):
-                        found.metrics[f"{prefix}/{event}_per_update"] = count_R / updates
+                        found.add(f"{prefix}/{event}_per_update", count_R / updates)
         return found
 
 
@@ -168,9 +168,7 @@ class LearningCurves(OfGames):
             for name, one in played.items()
             for method, curves in one.curves.items()
         }
-        return Result(
-            metrics=found.metrics,
-            intervals=found.intervals,
+        return found.result(
             figures=pictures,
             tables={**tables, "final": final_table(played)},
             data=kind,
@@ -186,9 +184,7 @@ class Ablations(OfGames):
         played, kind = self.play_all(run)
         found = self.measurements(run, played)
         final = final_table(played)
-        return Result(
-            metrics=found.metrics,
-            intervals=found.intervals,
+        return found.result(
             figures={"ablations": figures.ablations(final)},
             tables={"final": final},
             data=kind,

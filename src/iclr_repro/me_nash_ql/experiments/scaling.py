@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
@@ -12,22 +12,23 @@ import numpy as np
 import pandas as pd
 
 from iclr_repro.core.experiment import Result, nearest, parameter
+from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
-from iclr_repro.core.statistics import mean_interval
+from iclr_repro.core.statistics import log_log_slopes, mean_interval
+from iclr_repro.core.timing import time_in_turn
 from iclr_repro.me_nash_ql import figures
 from iclr_repro.me_nash_ql.exact import exploitability, nash_value
 from iclr_repro.me_nash_ql.experiments._builders import Options, build_game, build_learner, check_game, check_method
 from iclr_repro.me_nash_ql.experiments._study import (
-    Bootstrapped,
     Curves,
     all_passed,
     episodes_until,
     geometric_checkpoints,
-    log_log_slopes,
     play,
     reached,
     resampled_runs,
     uniform_exploitability,
+    with_interval,
 )
 from iclr_repro.me_nash_ql.games import MarkovGame
 from iclr_repro.me_nash_ql.learner import MENashQL
@@ -130,33 +131,25 @@ class Computation(OfStates):
             for name, options in self.methods.items():
                 learner = build_learner(options, game, num_runs=self.runs, episodes=self.episodes)
                 players[name, size] = SelfPlay(game, learner, rng=run.rng(f"{name}/s{size}")), learner
-        seconds: dict[tuple[str, int], list[float]] = {key: [] for key in players}
-        for _ in range(self.repeats + 1):
-            for key, (loop, _) in players.items():
-                seconds[key].append(processor_seconds(loop, self.episodes) / self.episodes)
-        metrics: dict[str, float | np.ndarray] = {"num_steps": smallest.num_steps}
-        intervals = {}
+        actions = [partial(play_episodes, loop, self.episodes) for loop, _ in players.values()]
+        seconds = dict(zip(players, time_in_turn(*actions, repeats=self.repeats) / self.episodes, strict=True))
+        found = Measurements()
+        found.add("num_steps", smallest.num_steps)
         rows = []
         for name in self.methods:
-            times_CR = np.array([seconds[name, size][1:] for size in self.states])  # the first is the warm-up
-            metrics[f"{name}/time_slope"] = log_log_slopes(np.array(self.states), times_CR)
-            metrics[f"{name}/output_over_uniform"] = output_over_uniform(smallest, players[name, self.states[0]][1])
+            times_CR = np.array([seconds[name, size] for size in self.states])
+            found.add(f"{name}/time_slope", log_log_slopes(np.array(self.states), times_CR))
+            found.add(f"{name}/output_over_uniform", output_over_uniform(smallest, players[name, self.states[0]][1]))
             for size, times_R in zip(self.states, times_CR, strict=True):
                 low, high = mean_interval(times_R) or (np.nan, np.nan)
                 rows.append((name, size, np.median(times_R), low, high))
-                metrics[f"{name}/s_per_episode/s{size}"] = float(np.median(times_R))
+                found.add(f"{name}/s_per_episode/s{size}", float(np.median(times_R)))
                 solves = players[name, size][1].ledger().cce_solves_per_episode
-                metrics[f"{name}/cce_per_episode/s{size}"] = solves
-                intervals[f"{name}/cce_per_episode/s{size}"] = (solves, solves)
+                found.add_exact(f"{name}/cce_per_episode/s{size}", solves)
         table = pd.DataFrame(rows, columns=["method", "states", "median_s", "low", "high"]).set_index(
             ["method", "states"]
         )
-        return Result(
-            metrics=metrics,
-            intervals=intervals,
-            tables={"time": table},
-            figures={"computation": figures.computation(table)},
-        )
+        return found.result(tables={"time": table}, figures={"computation": figures.computation(table)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +163,7 @@ class OfPassages:
     every: int = parameter("episodes between two checkpoints", low=1, high=1_000_000)
     draws: int = parameter("bootstrap draws over runs", low=1, high=100_000)
 
-    def passage(self, run: Run, found: Bootstrapped, method: str, size: str, game: MarkovGame) -> np.ndarray:
+    def passage(self, run: Run, found: Measurements, method: str, size: str, game: MarkovGame) -> np.ndarray:
         """Play until the gap of every run is small enough; note the episodes and whether the bounds held.
 
         Args:
@@ -198,10 +191,10 @@ class OfPassages:
         )
         chosen_DR = resampled_runs(self.runs, self.draws, rng=run.rng(f"bootstrap/{method}-{size}"))
         passage_D = episodes_until(curves, threshold, chosen_DR)
-        found.add(f"{method}/episodes/{size}", passage_D)
-        found.metrics[f"{method}/reached/{size}"] = reached(curves, threshold)
+        found.add_draws(f"{method}/episodes/{size}", passage_D[0], passage_D[1:])
+        found.add(f"{method}/reached/{size}", reached(curves, threshold))
         for flag in ("optimism_ok", "certificate_ok"):
-            found.metrics[f"{method}/{flag}/{size}"] = curves.values[flag][-1]
+            found.add(f"{method}/{flag}/{size}", curves.values[flag][-1])
         return passage_D
 
 
@@ -211,21 +204,20 @@ class BurnIn(OfPassages, OfStates):
 
     def run(self, run: Run) -> Result:
         """Play until every run has passed; ratios and slopes between neighbouring sizes."""
-        found = Bootstrapped()
+        found = Measurements()
         rows = {}
         for method in self.methods:
             passages = {size: self.passage(run, found, method, f"s{size}", self.game_of(size)) for size in self.states}
-            found.metrics[f"{method}/n"] = self.runs
+            found.add(f"{method}/n", self.runs)
             for size in self.states:
-                rows[method, size] = found.with_interval(f"{method}/episodes/s{size}")
+                rows[method, size] = with_interval(found, f"{method}/episodes/s{size}")
             for small, large in pairwise(self.states):
                 ratio_D = passages[large] / passages[small]
-                found.add(f"{method}/ratio/s{small}_s{large}", ratio_D)
-                found.add(f"{method}/slope/s{small}_s{large}", np.log(ratio_D) / np.log(large / small))
+                found.add_draws(f"{method}/ratio/s{small}_s{large}", ratio_D[0], ratio_D[1:])
+                slope_D = np.log(ratio_D) / np.log(large / small)
+                found.add_draws(f"{method}/slope/s{small}_s{large}", slope_D[0], slope_D[1:])
         table = pd.DataFrame(rows, index=["episodes", "low", "high"]).T.rename_axis(index=["method", "states"])
-        return Result(
-            metrics=found.metrics,
-            intervals=found.intervals,
+        return found.result(
             tables={"burn_in": table},
             figures={"burn_in": figures.episodes_needed(table, gap_frac=self.gap_frac)},
         )
@@ -254,7 +246,7 @@ class Rates(OfPassages):
 
     def run(self, run: Run) -> Result:
         """Play one game for the slopes against K, then the family for the episodes against H."""
-        found = Bootstrapped()
+        found = Measurements()
         game = build_game(self.game)
         nash = nash_value(game)
         curves: dict[str, Curves] = {}
@@ -264,27 +256,25 @@ class Rates(OfPassages):
             curves[method] = play(
                 run, method, game, nash, learner, episodes=self.slope_episodes, checkpoints=checkpoints
             )
-            found.metrics[f"{method}/n"] = self.runs
+            found.add(f"{method}/n", self.runs)
             for flag in ("optimism_ok", "certificate_ok"):
-                found.metrics[f"{method}/{flag}"] = curves[method].values[flag][-1]
+                found.add(f"{method}/{flag}", curves[method].values[flag][-1])
             last_C = curves[method].episodes >= self.slope_episodes / 10
             gaps_CR = curves[method].values["gap"][last_C]
             if (gaps_CR > 0.0).all():  # the gap of a broken bound has no rate
-                found.metrics[f"{method}/gap_slope"] = log_log_slopes(curves[method].episodes[last_C], gaps_CR)
+                found.add(f"{method}/gap_slope", log_log_slopes(curves[method].episodes[last_C], gaps_CR))
         rows = {}
         for horizon in self.horizons:
             varied = build_game({**self.family, "num_steps": horizon})
             passages = {}
             for method in self.methods:
                 passages[method] = self.passage(run, found, method, f"h{horizon}", varied)
-                rows[method, horizon] = found.with_interval(f"{method}/episodes/h{horizon}")
+                rows[method, horizon] = with_interval(found, f"{method}/episodes/h{horizon}")
             for other in self.methods.keys() - {self.reference}:
                 more_D = passages[other] - passages[self.reference]
-                found.add(f"{other}_minus_{self.reference}/episodes/h{horizon}", more_D)
+                found.add_draws(f"{other}_minus_{self.reference}/episodes/h{horizon}", more_D[0], more_D[1:])
         table = pd.DataFrame(rows, index=["episodes", "low", "high"]).T.rename_axis(index=["method", "steps"])
-        return Result(
-            metrics=found.metrics,
-            intervals=found.intervals,
+        return found.result(
             tables={"horizons": table, **{f"gap_{method}": curve.summary() for method, curve in curves.items()}},
             figures={
                 "gap": figures.gap_rates(
@@ -324,12 +314,10 @@ def output_over_uniform(game: MarkovGame, learner: SelfPlayLearner) -> np.ndarra
     return exploitability(game, policies.mu, policies.nu) / uniform_exploitability(game)
 
 
-def processor_seconds(play: SelfPlay, episodes: int) -> float:
-    """Processor time of so many episodes: other processes on the machine do not count."""
-    started = time.process_time()
+def play_episodes(play: SelfPlay, episodes: int) -> None:
+    """Play so many episodes, to be timed."""
     for _ in range(episodes):
         play.step()
-    return time.process_time() - started
 
 
 def _words(learner: MENashQL) -> int:

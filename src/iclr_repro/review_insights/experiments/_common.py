@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from iclr_repro.core.experiment import DataKind, Result
+from iclr_repro.core import measurements
 from iclr_repro.review_insights.baselines import majority_class
 from iclr_repro.review_insights.bootstrap import Bootstrap, resampling_counts
 from iclr_repro.review_insights.predictors import Cases, balanced_logistic, evaluate, macro_f1_of_papers
 from iclr_repro.review_insights.scores import ScorePairs
 
 
-class Measurements:
-    """Metrics and their intervals on the way to a `Result`; what is not defined (NaN) is left out."""
+class Measurements(measurements.Measurements):
+    """Metrics and their intervals; what few papers leave undefined (NaN, e.g. a rate of none) is left out."""
 
-    def __init__(self) -> None:
-        self.metrics: dict[str, float] = {}
-        self.intervals: dict[str, tuple[float, float]] = {}
-
-    def add(self, name: str, value: float, interval: tuple[float, float] | None = None) -> None:
-        """Note a metric, with its interval where it has one."""
-        if np.isfinite(value):
-            self.metrics[name] = float(value)
-            if interval is not None and np.isfinite(interval).all():
-                self.intervals[name] = (float(interval[0]), float(interval[1]))
-
-    def add_draws(self, name: str, value: float, draws: pd.Series | np.ndarray) -> None:
-        """Note a metric with the percentile interval of its bootstrap draws (none without draws)."""
-        draws = np.asarray(draws, dtype=np.float64)
-        draws = draws[np.isfinite(draws)]
-        self.add(name, value, tuple(np.quantile(draws, [0.025, 0.975])) if len(draws) else None)
+    def add(self, name: str, value: float | np.ndarray, interval: tuple[float, float] | None = None) -> None:
+        """Note a metric unless it is NaN, with its interval where it has one."""
+        if not np.isnan(value).any():
+            super().add(name, value, None if interval is None or np.isnan(interval).any() else interval)
 
     def count(self, prefix: str, pairs: ScorePairs) -> None:
         """Note how many papers and reviews there are, and how many papers were left out for which reason."""
@@ -85,7 +72,3 @@ class Measurements:
         self.add_draws(f"{prefix}/macro_f1_majority", majority.macro_f1_mean, majority_draws)
         margin = logistic.macro_f1_mean - majority.macro_f1_mean
         self.add_draws(f"{prefix}/macro_f1_over_majority", margin, logistic_draws - majority_draws)
-
-    def result(self, *, data: DataKind, **rest: Any) -> Result:
-        """Wrap up."""
-        return Result(metrics=self.metrics, intervals=self.intervals, data=data, **rest)

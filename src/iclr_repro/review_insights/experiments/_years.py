@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from iclr_repro.core.data import real_or_synthetic
+from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.review_insights.bootstrap import Bootstrap, bootstrap
@@ -21,7 +21,6 @@ from iclr_repro.review_insights.openreview import official_pairs, read_official
 from iclr_repro.review_insights.scores import SCALES, ScorePairs
 from iclr_repro.review_insights.synthetic import add_capture_columns, generate_score_table
 
-DATA_HELP = "auto: the real captures, or generated scores with a warning; real; synthetic"
 _OFFICIAL_HELP = "iclr<year>_threshold6_*_reviewers.json (folder dataset/ of github.com/papercopilot/iclr-insights)"
 _OFFICIAL_FILES = "iclr20[0-9][0-9]_*_reviewers.json"
 _SYNTHETIC_PAPERS = 300
@@ -69,7 +68,7 @@ class OfYears:
 
     uses_seeds: ClassVar[bool] = False
 
-    data: Literal["auto", "real", "synthetic"] = parameter(DATA_HELP)
+    data: DataChoice = parameter(DATA_CHOICE)
     years: tuple[int, ...] = parameter("ICLR years", choices=[2020, 2021, 2023, 2024, 2025, 2026])
     draws: int = parameter("bootstrap draws over papers", low=1, high=100_000)
     official_dir: str | None = parameter(
@@ -136,7 +135,7 @@ class OfYears:
 
 
 def load_years(
-    choice: str,
+    choice: DataChoice,
     run: Run,
     *,
     dated: Sequence[int] = (),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
-from iclr_repro.core.data import real_or_synthetic
+from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.review_insights import figures
@@ -17,7 +17,7 @@ from iclr_repro.review_insights.bootstrap import bootstrap_terms
 from iclr_repro.review_insights.data import load_review_texts
 from iclr_repro.review_insights.experiments._common import Measurements
 from iclr_repro.review_insights.experiments._labellers import BASE_URL_HELP, LABELLER_HELP, labeller_maker
-from iclr_repro.review_insights.experiments._years import DATA_HELP, load_years
+from iclr_repro.review_insights.experiments._years import load_years
 from iclr_repro.review_insights.labelling import RATING_GROUPS, agreement, category_shares, indicators
 from iclr_repro.review_insights.taxonomy import Snippet, load_snippets, load_taxonomy
 from iclr_repro.review_insights.tracing import FIELDS
@@ -30,7 +30,7 @@ class Tracing:
 
     uses_seeds: ClassVar[bool] = False
 
-    data: Literal["auto", "real", "synthetic"] = parameter(DATA_HELP)
+    data: DataChoice = parameter(DATA_CHOICE)
     num_unchanged: int = parameter("papers without any change, besides all with one", low=0, high=20_000)
     num_shuffles: int = parameter("shuffles to average over", low=1, high=1000)
     draws: int = parameter("bootstrap draws over papers", low=1, high=100_000)
@@ -69,7 +69,7 @@ class TextLabels:
 
     uses_seeds: ClassVar[bool] = False
 
-    data: Literal["auto", "real", "synthetic"] = parameter(DATA_HELP)
+    data: DataChoice = parameter(DATA_CHOICE)
     labeller: str = parameter(LABELLER_HELP)
     base_url: str | None = parameter(BASE_URL_HELP)
     num_texts: int = parameter("texts to label", low=1, high=100_000)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
+from iclr_repro.core.data import DATA_CHOICE, DataChoice
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.statistics import mean_interval
+from iclr_repro.core.timing import time_in_turn
 from iclr_repro.review_insights import figures, paper_values
 from iclr_repro.review_insights.bootstrap import Bootstrap, bootstrap
 from iclr_repro.review_insights.data import YEARS
 from iclr_repro.review_insights.experiments._common import Measurements
 from iclr_repro.review_insights.experiments._years import (
-    DATA_HELP,
     LoadedYears,
     OfYears,
     bootstrapped,
@@ -141,7 +141,7 @@ class OrderEffect:
 
     uses_seeds: ClassVar[bool] = False
 
-    data: Literal["auto", "real", "synthetic"] = parameter(DATA_HELP)
+    data: DataChoice = parameter(DATA_CHOICE)
     draws: int = parameter("bootstrap draws over papers", low=1, high=100_000)
     sizes: tuple[int, ...] = parameter("numbers of reviews of a paper to look at", low=2, high=5)
 
@@ -212,7 +212,7 @@ class Efficiency:
 
     uses_seeds: ClassVar[bool] = False
 
-    data: Literal["auto", "real", "synthetic"] = parameter(DATA_HELP)
+    data: DataChoice = parameter(DATA_CHOICE)
     year: int = parameter("ICLR year", choices=[2021, 2024])
     draws: int = parameter("draws of the vectorised bootstrap", low=1, high=100_000)
     loop_draws: int = parameter("draws of the plain loop", low=1, high=1_000)
@@ -222,16 +222,13 @@ class Efficiency:
         """Time both after a warm-up, alternately: the ratio is of the times of one draw, its interval over repeats."""
         years, _, kind, _ = load_years(self.data, run, dated=YEARS)
         pairs = years[self.year]
-        timings = []
-        for _ in range(self.repeats + 1):
-            fast = _seconds(lambda: bootstrap(pairs, rng=run.rng("fast"), draws=self.draws))
-            slow = _seconds(lambda: bootstrap_by_loop(pairs, rng=run.rng("slow"), draws=self.loop_draws))
-            timings.append((fast / self.draws, slow / self.loop_draws))
-        fast_s, slow_s = np.array(timings[1:]).T  # the first is the warm-up
-        every_s = [
-            _seconds(lambda: [bootstrapped(run, year, one, self.draws) for year, one in years.items()])
-            for _ in range(self.repeats)
-        ]
+        fast_s, slow_s, every_s = time_in_turn(
+            lambda: bootstrap(pairs, rng=run.rng("fast"), draws=self.draws),
+            lambda: bootstrap_by_loop(pairs, rng=run.rng("slow"), draws=self.loop_draws),
+            lambda: [bootstrapped(run, year, one, self.draws) for year, one in years.items()],
+            repeats=self.repeats,
+        )
+        fast_s, slow_s = fast_s / self.draws, slow_s / self.loop_draws
         found = Measurements()
         found.add("bootstrap/speedup", float(np.mean(slow_s / fast_s)), mean_interval(slow_s / fast_s))
         found.add("bootstrap/vectorised_ms_per_draw", 1e3 * float(np.median(fast_s)))
@@ -258,7 +255,7 @@ def _add_top_changes(found: Measurements, prefix: str, pairs: ScorePairs) -> Non
             found.add(f"{prefix}/top_change_{rank}/{name}", getattr(row, name))
 
 
-def _table2_beside_paper(metrics: Mapping[str, float], year: int, loaded: LoadedYears) -> pd.DataFrame:
+def _table2_beside_paper(metrics: Mapping[str, float | np.ndarray], year: int, loaded: LoadedYears) -> pd.DataFrame:
     """Table 2 of the paper with our values beside it and their deviation, a row a quantity."""
     rows = {}
     for unit, table in (("papers", paper_values.TABLE_2_PAPERS), ("reviews", paper_values.TABLE_2_REVIEWS)):
@@ -275,7 +272,7 @@ def _table2_beside_paper(metrics: Mapping[str, float], year: int, loaded: Loaded
     return made.assign(deviation=made[column] - made["paper"])
 
 
-def _beside_paper(loaded: LoadedYears, metrics: Mapping[str, float]) -> pd.DataFrame:
+def _beside_paper(loaded: LoadedYears, metrics: Mapping[str, float | np.ndarray]) -> pd.DataFrame:
     """What the paper says of Fig. 3 and Table 6, and what we find in each year."""
     said = ", ".join(f"{before}->{after}" for before, after in paper_values.TOP_CHANGES)
     rating_only = f"{paper_values.RATING_ONLY_PERCENT:g}"
@@ -289,9 +286,3 @@ def _beside_paper(loaded: LoadedYears, metrics: Mapping[str, float]) -> pd.DataF
             ours = f"{100 * metrics[name]:.1f}"
             rows.append((data, "Table 6: changes of the overall rating only, %", rating_only, ours))
     return pd.DataFrame(rows, columns=["data", "quantity", "paper", "ours"]).set_index("data")
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
