@@ -12,6 +12,7 @@ from torch import nn
 
 from iclr_repro.loki import (
     attribute,
+    attribution,
     down_projections,
     interpolation_points,
     knowledge_vector_attribution,
@@ -185,6 +186,21 @@ def test_a_folder_of_other_attributions_is_refused(tmp_path: Path, change: dict[
         knowledge_vector_attribution(model, given, **settings | change)
 
 
+def test_other_weights_or_another_precision_are_refused(tmp_path: Path) -> None:
+    """Attributions depend on every weight, not on the down projections alone."""
+    settings: dict[str, Any] = {"steps": 1, "batch_size": 2, "folder": tmp_path}
+    model = tiny_model("llama")
+    knowledge_vector_attribution(model, mixed(), **settings)
+    knowledge_vector_attribution(model, mixed(), **settings)
+    half = tiny_model("llama").to(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"other .*dtypes.*choose another folder"):
+        knowledge_vector_attribution(half, mixed(), **settings)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight[0, 0] += 0.5
+    with pytest.raises(ValueError, match=r"other weight_sums: choose another folder"):
+        knowledge_vector_attribution(model, mixed(), **settings)
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +215,8 @@ def test_bad_input_is_refused() -> None:
         attribute(model, prompts(1, 4), steps=0)
     with pytest.raises(ValueError, match="got none, expected at least one probe prompt"):
         knowledge_vector_attribution(model, [])
+    with pytest.raises(ValueError, match="a prompt has no tokens, expected at least 1"):
+        knowledge_vector_attribution(model, [[3], []])
     with pytest.raises(ValueError, match="a prompt has 40 tokens"):
         knowledge_vector_attribution(model, [[3] * 4, [3] * 40])
 
@@ -238,8 +256,16 @@ def test_positions_that_do_not_fit_are_refused(positions: list[list[int]], messa
         check_positions(positions, [4, 4])
 
 
-def test_the_loop_is_an_independent_reference() -> None:
-    """Factor z, probability, last position: each wrong variant is far from the loop."""
+def test_the_loop_is_an_independent_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has points of its own: left and right sums that were exchanged in `attribute` would be far from it."""
     model, ids = tiny_model("llama").double(), prompts(2, 6)
-    loop = attribution_by_loop(model, ids, steps=3, rule="right")
-    assert (attribute(model, ids, steps=3, rule="left").values - loop).abs().max() > 1e-3 * loop.abs().max()
+    right, left = (attribution_by_loop(model, ids, steps=3, rule=rule) for rule in ("right", "left"))
+    assert (attribute(model, ids, steps=3, rule="left").values - right).abs().max() > 1e-3 * right.abs().max()
+    assert (attribute(model, ids, steps=3, rule="left").values - left).abs().max() < 1e-5 * left.abs().max()
+    genuine = interpolation_points
+
+    def exchanged(rule: Any, steps: int) -> Any:
+        return genuine({"right": "left", "left": "right"}.get(rule, rule), steps)
+
+    monkeypatch.setattr(attribution, "interpolation_points", exchanged)
+    assert attribution_violations(model, ids, steps=3)["right_plain"] > 1e-3 * float(right.abs().max())

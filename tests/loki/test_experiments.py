@@ -15,12 +15,15 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from iclr_repro import command_line
+from iclr_repro.core.claims import Results, claims_of, judge
 from iclr_repro.core.experiment import build
 from iclr_repro.core.loop import Loop
-from iclr_repro.loki import load_positions, reranker_messages
+from iclr_repro.loki import claims, load_positions, reranker_messages
 from iclr_repro.loki.chat import byte_tokenizer
-from iclr_repro.loki.experiments import implanting
+from iclr_repro.loki.experiments import SelectionStability, exactness, implanting
+from iclr_repro.loki.experiments.rows import _random_like
 from iclr_repro.loki.paper_values import RERANKER, SHAPES, TOOLACE, loki_lora_parameters, loki_parameters, recomputed
+from iclr_repro.loki.tinyworld import TOKEN
 from support import bare_run
 
 
@@ -82,21 +85,50 @@ def test_pretraining_is_shared_and_makes_no_difference(tmp_path: Path, monkeypat
     assert stages == ["pretraining"] * 3
 
 
-def test_every_test_sample_counts_once_and_none_is_a_probe(tmp_path: Path) -> None:
+def test_each_skill_has_its_tests_and_probes(tmp_path: Path) -> None:
     experiment: Any = build("suppression", SMOKE["suppression"])
     run = bare_run(tmp_path)
     pretrained = experiment.pretrained(run)
     assert {skill: len(samples) for skill, samples in pretrained.tests.items()} == {"fact": 64, "rev": 64}
     prompts = experiment.probe_prompts(run, pretrained, 5)
-    assert len(prompts) == 10
+    assert sorted(prompt[1] for prompt in prompts) == sorted([TOKEN["FACT"], TOKEN["REV"]] * 5)
+    tests = {tuple(prompt) for prompt in pretrained.tests["rev"].prompts.tolist()}
+    probes = experiment.probe_prompts(run, pretrained, 64)
+    assert [prompt for prompt in probes if prompt[1] == TOKEN["REV"]] != [list(prompt) for prompt in tests], "a stream"
     assert experiment.attributions(run, pretrained).shape == (32, 2, 32)
 
 
 def test_stability_compares_disjoint_halves(tmp_path: Path) -> None:
     result = measured("stability", tmp_path)
     assert result.metrics["n"] == 32
+    assert result.metrics["halves/distinct_prompts"] == 64
+    assert result.metrics["halves/shared_prompts"] == 0
+    assert result.metrics["attributions/varying"] == 1.0
     assert 0.0 <= result.metrics["halves/layer_balanced/overlap"] <= 1.0
     assert result.metrics["bootstrap/low"] <= result.metrics["bootstrap/overlap"] <= result.metrics["bootstrap/high"]
+
+
+def test_halves_are_disjoint_and_filled_up_from_skills_with_more_prompts(tmp_path: Path) -> None:
+    experiment: Any = build("stability", {**SMOKE["stability"], "half": 40})
+    run = bare_run(tmp_path)
+    halves = [[tuple(prompt) for prompt in half] for half in experiment.halves(run, experiment.pretrained(run))]
+    different = [set(half) for half in halves]
+    assert [len(half) for half in halves] == [len(half) for half in different] == [80, 80]
+    assert not different[0] & different[1]
+    facts = [sum(prompt[1] == TOKEN["FACT"] for prompt in half) for half in halves]
+    assert facts == [16, 16], "of 32 facts"
+
+
+def test_attributions_that_are_all_zero_do_not_count_as_stable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        SelectionStability, "attributions_of", lambda self, pretrained, prompts: np.zeros((len(prompts), 2, 32))
+    )
+    metrics = measured("stability", tmp_path).metrics
+    assert metrics["halves/layer_balanced/overlap"] == metrics["nested/q10_in_q20"] == 1.0
+    assert metrics["attributions/varying"] == 0.0
+    found = judge(claims_of(claims), Results.from_metrics({"stability": {**metrics, "n": 1000}}), "cpu")
+    verdicts = {one.claim.id: one.check.verdict for one in found}
+    assert verdicts["C11"] == verdicts["C12"] == "not reproduced"
 
 
 def test_layer_balance_counts_rows(tmp_path: Path) -> None:
@@ -104,6 +136,12 @@ def test_layer_balance_counts_rows(tmp_path: Path) -> None:
     counts = result.tables["rows_by_layer"]
     assert counts.sum().tolist() == [16, 16]
     assert np.allclose(np.diag(result.tables["overlap"]), 1.0)
+    assert "random_like_global_low" in result.tables["suppressed"].index
+
+
+def test_random_rows_like_others_are_as_many_in_each_layer() -> None:
+    drawn = _random_like([[1, 2, 3], [], [0]], 5, np.random.default_rng(0))
+    assert [len(set(rows)) for rows in drawn] == [3, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +238,9 @@ def test_scale_paper_runs_on_a_local_model_and_data(
     assert result.metrics["forgetting/average"] == pytest.approx(0.0)
     assert result.metrics["forgetting/clipped"] == pytest.approx(2.5)
     assert result.metrics["loss/after"] != result.metrics["loss/before"]
-    assert 0.0 <= result.metrics["reranker/accuracy"] <= 1.0
+    for when in ("before", "after"):
+        assert 0.0 <= result.metrics[f"reranker/accuracy/{when}"] <= 1.0
+        assert -0.25 <= result.metrics[f"reranker/contrast/{when}"] <= 0.25
     positions = load_positions(run.dir / "positions.json")
     assert [len(rows) for rows in positions] == [9, 9]
     assert (run.dir / "adapter" / "adapter_model.safetensors").is_file()
@@ -220,9 +260,44 @@ def test_benchmarks_need_the_harness() -> None:
         implanting.benchmark_scores(None, None, ["gsm8k"])
 
 
-def test_the_first_number_of_a_benchmark_counts() -> None:
-    found = {"alias": "x", "exact_match,strict": 0.25, "exact_match_stderr,strict": 0.01, "other": 0.5}
-    assert implanting._first_metric(found) == 0.25
+def test_the_stated_metric_of_a_benchmark_counts() -> None:
+    found = {"gsm8k": {"alias": "x", "exact_match,flexible-extract": 0.5, "exact_match,strict-match": 0.25}}
+    assert implanting._metric_of(found, "gsm8k") == 0.25
+    with pytest.raises(KeyError, match="hellaswag: lm-evaluation-harness gave no 'acc_norm,none' but acc,none"):
+        implanting._metric_of({"hellaswag": {"acc,none": 0.5}}, "hellaswag")
+
+
+@pytest.mark.parametrize("change", [{"packing": False, "length": 400}, {"lora_r": 2}, {"strategy": "random"}])
+def test_other_ways_of_implanting_train(tmp_path: Path, change: dict[str, Any]) -> None:
+    run = replace(bare_run(tmp_path), dir=tmp_path / "run")
+    metrics = build("implanting", {**SMOKE["implanting"], **change}).run(run).metrics
+    assert metrics["loss/after"] < metrics["loss/before"]
+    if "lora_r" in change:
+        assert metrics["parameters"] == 2 * 2 * (9 + 64)
+
+
+def test_dialogues_without_an_answer_in_reach_are_named(tmp_path: Path) -> None:
+    run = replace(bare_run(tmp_path), dir=tmp_path / "run")
+    with pytest.raises(ValueError, match="no dialogue has an answer within 8 tokens: give a larger length"):
+        build("implanting", {**SMOKE["implanting"], "packing": False, "length": 8}).run(run)
+
+
+def test_a_model_that_has_learnt_nothing_has_nothing_to_forget(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"accuracy 0.3 or more at no skill .*pretrain for longer"):
+        measured("layer_balance", tmp_path, pretraining_steps=1)
+
+
+def test_memory_of_a_step_is_measured() -> None:
+    """A copy of 1 MB that is freed at once counts in the peak, not in what is kept."""
+    x = torch.randn(512, 512, requires_grad=True)
+
+    def step() -> None:
+        torch.empty(512, 512)
+        torch.empty(2, 512, 512)
+
+    assert exactness._peak_bytes(step) == 2 * 2**20
+    linear = torch.nn.Linear(512, 512, bias=False)
+    assert exactness._bytes_kept(linear, x) == 2**20, "the input; the layer's own weight does not count"
 
 
 def test_tables_have_the_columns_of_the_figures(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from iclr_repro.loki import (
     mmlu_prompt,
     oracle_calls,
     parse_calls,
+    reranker_contrast,
     reranker_messages,
     reranker_score,
     toolace_messages,
 )
-from iclr_repro.loki.chat import byte_tokenizer, encode_dialogue, packed
+from iclr_repro.loki.chat import byte_tokenizer, encode_dialogue, packed, padded
 from iclr_repro.loki.prompts import read_jsonl
 from iclr_repro.loki.tinyworld import IGNORED
 
@@ -101,8 +102,15 @@ def test_parallel_calls_match_one_to_one_in_any_order() -> None:
 
 def test_where_no_call_is_wanted_a_call_is_wrong() -> None:
     item = {"function": ITEM["function"]}
-    assert ast_match([], item)
-    assert not ast_match(call(to="NYC", seats=2), item)
+    for unwanted in (item, {**item, "wants_call": False}):
+        assert ast_match([], unwanted)
+        assert not ast_match(call(to="NYC", seats=2), unwanted)
+
+
+def test_where_any_call_is_wanted_none_is_wrong() -> None:
+    item = {"function": ITEM["function"], "wants_call": True}
+    assert ast_match(call(to="NYC", seats=2), item)
+    assert not ast_match([], item)
 
 
 def test_the_oracle_leaves_out_what_it_may() -> None:
@@ -161,10 +169,14 @@ def test_reranker_dialogue_and_score() -> None:
     assert messages[1] == {"role": "user", "content": "<<<Query>>>\nq\n\n<<<Context>>>\nt"}
     assert messages[2] == {"role": "assistant", "content": "7"}
     assert reranker_score([0.5, 0, 0, 0, 0, 0, 0.5]) == 4.0
+    assert reranker_contrast([0, 0, 0, 0, 0, 0, 1.0]) == 0.25
+    assert reranker_contrast([0.25, 0, 0, 0.5, 0.25, 0, 0]) == 0.0
     with pytest.raises(ValueError, match="label: got 8, expected 1"):
         reranker_messages("q", "t", 8)
     with pytest.raises(ValueError, match="probabilities: got 2, expected 7"):
         reranker_score([0.5, 0.5])
+    with pytest.raises(ValueError, match="probabilities: got 2, expected 7"):
+        reranker_contrast([0.5, 0.5])
 
 
 def test_speakers_become_roles() -> None:
@@ -194,6 +206,13 @@ def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     with pytest.raises(ValueError, match="changes earlier turns when turn 1 is added"):
         encode_dialogue(messages, tokenizer)
+
+
+def test_rows_are_padded_and_cut() -> None:
+    ids, labels = padded([([1, 2, 3, 4], [IGNORED, 2, 3, 4]), ([5], [5])], 3)
+    assert ids.tolist() == [[1, 2, 3], [5, 0, 0]]
+    assert labels.tolist() == [[IGNORED, 2, 3], [5, IGNORED, IGNORED]]
+    assert padded([([1], [1])], 3)[0].shape == (1, 1)
 
 
 def test_rows_are_packed_without_gaps() -> None:

@@ -62,6 +62,13 @@ def test_counts_of_bfcl(category: str) -> None:
     assert set(COUNTS) == {*CATEGORIES, *NO_CALL_CATEGORIES, *SOME_CALL_CATEGORIES}
 
 
+def test_who_never_calls_is_right_where_no_call_is_wanted_alone() -> None:
+    for category in (*NO_CALL_CATEGORIES, *SOME_CALL_CATEGORIES, "live_parallel"):
+        rows = load_bfcl(category, find=find)
+        assert {ast_match([], row) for row in rows} == {category in NO_CALL_CATEGORIES}
+    assert all(ast_match([{"f": {}}], row) for row in load_bfcl("live_relevance", find=find))
+
+
 def test_an_oracle_is_right_but_for_the_five_items_that_contradict_themselves() -> None:
     rows = [row for category in CATEGORIES for row in load_bfcl(category, find=find)]
     assert len(rows) == 2351

@@ -191,6 +191,27 @@ def test_worlds_beyond_the_vocabulary_are_refused(options: dict[str, int], messa
         TinyWorld(RNG(0), **options)
 
 
+@pytest.mark.parametrize("skill", SKILLS)
+def test_distinct_prompts_are_distinct_and_of_the_skill(skill: str) -> None:
+    small = TinyWorld(RNG(0), num_entities=3, num_relations=2, num_symbols=3, reversed_length=2)
+    every = small.num_prompts(skill)
+    number = min(every, 200)
+    drawn = {tuple(prompt) for prompt in small.distinct_prompts(skill, number, RNG(1))}
+    assert len(drawn) == number
+    if every <= 200:
+        assert drawn == {tuple(prompt) for prompt in small.samples(skill, 40 * every, RNG(2)).prompts}
+    with pytest.raises(ValueError, match=f"got {every + 1}, expected 1 to {every}, as many as '{skill}' has"):
+        small.distinct_prompts(skill, every + 1, RNG(1))
+
+
+def test_spaces_of_the_sheet() -> None:
+    found = {skill: WORLD.num_prompts(skill) for skill in SKILLS}
+    expected = {"fact": 256, "add": 169, "seq": 256, "wino": 64 * 63 * 512, "rev": 16**4, "ins": 6864}
+    assert found == expected
+    with pytest.raises(ValueError, match="skill: got 'newf', expected one of fact"):
+        WORLD.num_prompts("newf")
+
+
 def test_unknown_skills_are_refused() -> None:
     with pytest.raises(ValueError, match="skill: got 'math', expected one of fact, add, seq"):
         WORLD.samples("math", 1, RNG(0))

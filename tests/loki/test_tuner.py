@@ -67,6 +67,14 @@ def test_invariants_of_an_adapter(lora_r: int | None) -> None:
     assert max(found.values()) < 1e-5
 
 
+def test_a_loss_that_is_not_a_number_has_not_fallen() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    found = adapter_violations(model, ROWS, prompts(3, 7), steps=2)
+    assert found["loss_rise"] == 1.0
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_selected_rows_move_in_every_family(family: str) -> None:
     base, ids = tiny_model(family), prompts(2, 6)
@@ -215,6 +223,37 @@ def test_adapters_that_replace_the_same_row_cannot_be_joined() -> None:
         logits(model, prompts(1, 4))
 
 
+@pytest.mark.parametrize("first", ["default", "second"])
+def test_rows_and_a_low_rank_update_of_the_same_row_are_merged_as_they_are_applied(first: str) -> None:
+    ids, model = prompts(2, 6), adapted()
+    train(model)
+    model.add_adapter("second", LokiConfig(active_pos=[[2, 3], [], []], lora_r=1, task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        layers(model)[0].loki_lora_B["second"] += 1.0
+    names = ["default", "second"] if first == "default" else ["second", "default"]
+    model.base_model.set_adapter(names)
+    joined = logits(model, ids)
+    model.base_model.set_adapter("default")
+    assert not torch.allclose(joined, logits(model, ids), atol=1e-3)
+    model.base_model.set_adapter(names)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.merge_adapter(names)
+    torch.testing.assert_close(logits(model, ids), joined, rtol=0, atol=1e-5)
+    model.unmerge_adapter()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:Already following adapters were merged:UserWarning")
+def test_a_row_that_was_added_to_is_not_replaced() -> None:
+    layer = LokiLayer(nn.Linear(4, 4), "low_rank", [1, 2], lora_r=1)
+    layer.update_layer("rows", [2])
+    layer.merge(adapter_names=["low_rank"])
+    with pytest.raises(
+        ValueError, match=r"'rows' would replace rows to which \['low_rank'\] have added: unmerge these"
+    ):
+        layer.merge(adapter_names=["rows"])
+
+
 def test_disabling_gives_the_base_model() -> None:
     model, ids = adapted(), prompts(2, 6)
     untuned = logits(model, ids)
@@ -360,10 +399,14 @@ def test_the_tuner_works_without_peft_model() -> None:
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"active_pos": None}, "active_pos: got none, expected rows"),
+        ({"active_pos": [[], []]}, "active_pos: got none, expected rows"),
+        ({"active_pos": {"a": []}}, "active_pos: got none, expected rows"),
+        ({"active_pos": [[1.9]]}, r"layer 0: got \[1.9\], expected integers"),
         ({"active_pos": [[1, 1]]}, r"layer 0: rows \[1\] are listed more than once"),
         ({"active_pos": [[-1]]}, "layer 0: row -1 is negative"),
         ({"active_pos": {"a": [2, 2]}}, r"active_pos, a: rows \[2\]"),
@@ -408,7 +451,15 @@ def test_a_quantised_base_is_refused_unless_low_rank() -> None:
     layer.weight = nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(ValueError, match=r"is quantised.*use LoKI with `lora_r`"):
         LokiLayer(layer, "default", [1])
-    assert LokiLayer(layer, "default", [1], lora_r=1).loki_lora_B["default"].shape == (1, 1)
+    low_rank = LokiLayer(layer, "default", [1], lora_r=1)
+    assert low_rank.loki_lora_B["default"].shape == (1, 1)
+    with pytest.raises(ValueError, match=r"\['default'\] cannot be merged into a quantised weight \(torch.uint8\)"):
+        low_rank.merge()
+
+
+def test_rows_given_twice_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"adapter 'default': rows \[2\] are given more than once"):
+        LokiLayer(nn.Linear(4, 4), "default", [2, 1, 2])
 
 
 def test_adding_to_a_merged_layer_is_refused() -> None:

@@ -111,7 +111,9 @@ def attribute(
 def check_prompt_length(model: nn.Module, length: int) -> None:
     """Refuse prompts without a token or longer than the positions that the model knows (ValueError)."""
     context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if length < 1 or (context is not None and length > context):
+    if length < 1:
+        raise ValueError("a prompt has no tokens, expected at least 1: leave it out")
+    if context is not None and length > context:
         raise ValueError(
             f"a prompt has {length} tokens, the model's context holds 1 to {context}: shorten it or leave it out"
         )

@@ -38,7 +38,9 @@ _IGNORED = re.compile(r"[\s,./\-_*^()]")
 
 
 def load_bfcl(category: str, *, find: Find = locate) -> list[dict[str, Any]]:
-    """Load a category: `id`, `question`, `function`, and `ground_truth` where there is one.
+    """Load a category: `id`, `question`, `function`, `wants_call`, and `ground_truth` where there is one.
+
+    In `live_relevance` a call is wanted, but none is published: any call is right there.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -47,7 +49,8 @@ def load_bfcl(category: str, *, find: Find = locate) -> list[dict[str, Any]]:
     known = (*CATEGORIES, *NO_CALL_CATEGORIES, *SOME_CALL_CATEGORIES)
     if category not in known:
         raise ValueError(f"category: got {category!r}, expected one of {', '.join(known)}")
-    rows = read_jsonl(find(f"loki/bfcl_v3/BFCL_v3_{category}.jsonl.gz"))
+    wants_call = category not in NO_CALL_CATEGORIES
+    rows = [{**row, "wants_call": wants_call} for row in read_jsonl(find(f"loki/bfcl_v3/BFCL_v3_{category}.jsonl.gz"))]
     if category in CATEGORIES:
         answers = read_jsonl(find(f"loki/bfcl_v3/possible_answer_{category}.jsonl.gz"))
         if [row["id"] for row in rows] != [answer["id"] for answer in answers]:
@@ -60,12 +63,13 @@ def ast_match(calls: Sequence[Call], row: Mapping[str, Any]) -> bool:
     """Tell whether predicted calls are right for an item, in any order.
 
     Each call must have the name of a published answer, every required argument, no argument that the function list
-    does not know, and an accepted value for each. An item without `ground_truth` wants no call.
+    does not know, and an accepted value for each. For an item without `ground_truth` any call is right if
+    it has `wants_call`, and none otherwise.
 
     Example: [{"f": {"x": 1}}] is right for function f(x, y="") with answers [{"f": {"x": [1, 2], "y": ["", 5]}}].
     """
     if "ground_truth" not in row:
-        return not calls
+        return bool(calls) == bool(row.get("wants_call"))
     truths = row["ground_truth"]
     if len(calls) != len(truths):
         return False

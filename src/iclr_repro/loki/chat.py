@@ -65,6 +65,22 @@ def encode_dialogue(messages: Sequence[Message], tokenizer: Any) -> tuple[list[i
     return ids, labels
 
 
+def padded(
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]], length: int
+) -> tuple[Int[Tensor, "N T"], Int[Tensor, "N T"]]:
+    """Return rows of (ids, labels) as a batch, cut after `length` tokens and padded on the right to the longest.
+
+    The padding needs no mask: in a causal model no token that counts sees it.
+    """
+    width = min(max(len(ids) for ids, _ in rows), length)
+    ids_NT, labels_NT = torch.zeros(len(rows), width, dtype=torch.int64), torch.full((len(rows), width), IGNORED)
+    for place, (ids, labels) in enumerate(rows):
+        used = min(len(ids), width)
+        ids_NT[place, :used] = torch.tensor(ids[:used])
+        labels_NT[place, :used] = torch.tensor(labels[:used])
+    return ids_NT, labels_NT
+
+
 def packed(
     rows: Iterable[tuple[Sequence[int], Sequence[int]]], length: int
 ) -> tuple[Int[Tensor, "N T"], Int[Tensor, "N T"]]:

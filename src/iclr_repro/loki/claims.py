@@ -31,7 +31,7 @@ _ROWS = {
     **{"llama/q10": 409, "llama/q20": 819, "llama/q30": 1228},
     **{"qwen/q5": 44, "qwen/q10": 89, "qwen/q20": 179, "qwen/q30": 268},
 }
-_BY_WEIGHT = ("lora", "pissa")
+_TINY = ("cpu",)  # claims about TinyWorld; the sheet's thresholds for public models are others
 
 
 @claim(id="C1", source="eqs. 2-5", paper="definition", scales=_ALWAYS)
@@ -46,7 +46,8 @@ def attribution_is_integrated_gradients(r: Results) -> Check:
 @claim(id="C2", source="axiom of integrated gradients", paper="not stated", scales=_ALWAYS)
 def attributions_are_complete(r: Results) -> Check:
     """With 32 Gauss points a layer's attributions add up to P(z) - P(0), to 1e-4."""
-    return exact(r.identities["kva/completeness"], 0.0, tolerance=1e-4)
+    complete = exact(r.identities["kva/completeness"], 0.0, tolerance=1e-4)
+    return all_of(complete, exact(r.identities["kva/are_large"], 1.0))
 
 
 @claim(id="C3", source="Tables 2, 4; text", paper="188/376/563M; 5.1/10.4/20.9/31.3M; 16M; 97.16 %", scales=_ALWAYS)
@@ -89,7 +90,7 @@ def round_trips_keep_the_function(r: Results) -> Check:
     )
 
 
-@claim(id="C6", headline=True, source="Table 4", paper="0.46 % against 84.13 %")
+@claim(id="C6", headline=True, source="Table 4", paper="0.46 % against 84.13 %", scales=_TINY)
 def loki_forgets_less_than_full(r: Results) -> Check:
     """At equal rate and steps LoKI forgets at most 0.7 times what full fine-tuning does, with accuracy >= 0.85."""
     loki, full = r.retention["equal/loki/forgetting"], r.retention["equal/full/forgetting"]
@@ -98,18 +99,18 @@ def loki_forgets_less_than_full(r: Results) -> Check:
 
 @claim(id="C7", source="Tables 2, 4", paper="1.23 % against LoRA 16.11 %, PiSSA 48.93 %", scales=("paper",))
 def loki_forgets_less_than_low_rank(r: Results) -> Check:
-    """LoKI forgets less than LoRA and PiSSA at equal rate and steps (at scale cpu reported, not judged)."""
-    loki = r.retention["equal/loki/forgetting"]
-    return all_of(*(less(loki, r.retention[f"equal/{name}/forgetting"]) for name in _BY_WEIGHT))
+    """On a public model LoKI forgets less than LoRA and PiSSA (TinyWorld's numbers are reported, not judged)."""
+    loki = r.implanting["forgetting/average"]
+    return all_of(*(less(loki, r.implanting[f"{name}/forgetting/average"]) for name in ("lora", "pissa")))
 
 
-@claim(id="C8", source="Figure 2", paper="stated; values not available")
+@claim(id="C8", source="Figure 2", paper="stated; values not available", scales=_TINY)
 def high_and_low_rows_crowd_together(r: Results) -> Check:
     """Layers with many of the globally highest rows have many of the lowest: Pearson r over layers above 0.5."""
     return more_than(r.layer_balance["crowding/pearson_r"], 0.5)
 
 
-@claim(id="C9", headline=True, source="Table 5a", paper="S-H 36.73 %, S-L 11.35 %; no random control")
+@claim(id="C9", headline=True, source="Table 5a", paper="S-H 36.73 %, S-L 11.35 %; no random control", scales=_TINY)
 def attribution_finds_what_matters(r: Results) -> Check:
     """Suppressing |attribution|-low rows costs at most 0.7, high ones at least 1.5 times random rows (q = 10, 20)."""
     checks = []
@@ -121,19 +122,14 @@ def attribution_finds_what_matters(r: Results) -> Check:
 
 @claim(id="C9s", source="Table 5a", paper="S-H 36.73 %, S-L 11.35 %", scales=("paper",))
 def signed_high_hurts_more_than_signed_low(r: Results) -> Check:
-    """Suppressing the signed-high rows costs 5 points more than the signed-low ones (at cpu reported, not judged)."""
-    pairs = (("high", "low"), ("global_high", "global_low"))
-    return all_of(
-        *(
-            more_than(r.suppression[f"{high}/q10/forgetting"] - r.suppression[f"{low}/q10/forgetting"], 5.0)
-            for high, low in pairs
-        )
-    )
+    """Suppressing a public model's signed-high rows costs 5 points more than the low ones (TinyWorld: reported)."""
+    high, low = (r.implanting[f"suppressed/{end}/forgetting"] for end in ("high", "low"))
+    return more_than(high - low, 5.0)
 
 
-@claim(id="C10", headline=True, source="Table 5b", paper="8.86 % against G-L 30.48 %, G-H 39.04 %")
+@claim(id="C10", headline=True, source="Table 5b", paper="8.86 % against G-L 30.48 %, G-H 39.04 %", scales=_TINY)
 def layer_balance_helps(r: Results) -> Check:
-    """Suppressing global rows costs 1.5 times the balanced ones (q = 10); training global-low rows forgets more."""
+    """Suppressing global rows costs 1.5 times balanced ones; training global-low ones forgets more at equal rate."""
     checks = []
     for end in ("low", "high"):
         balanced = r.layer_balance[f"suppressed/{end}/forgetting"]
@@ -142,18 +138,27 @@ def layer_balance_helps(r: Results) -> Check:
     return all_of(*checks, less(r.retention["equal/loki/forgetting"], r.retention["equal/global_low/forgetting"]))
 
 
-@claim(id="C11", source="text", paper="97.57 % between reduced and full MMLU")
+@claim(id="C11", source="text", paper="97.57 % between reduced and full MMLU", scales=_TINY)
 def selection_is_stable(r: Results) -> Check:
     """Rows selected (q = 30) from two disjoint halves of at least 1,000 prompts overlap by more than 0.75."""
     if r.stability["n"].mean < 1000:
         raise NotRun(f"the halves have {r.stability['n'].mean:g} prompts, the claim is about 1,000 or more")
-    return more_than(r.stability["halves/layer_balanced/overlap"], 0.75)
+    return all_of(
+        more_than(r.stability["halves/layer_balanced/overlap"], 0.75),
+        exact(r.stability["halves/shared_prompts"], 0.0),
+        _attributions_vary(r),
+    )
 
 
-@claim(id="C12", source="released files", paper="99 to 99.9 % in the released files")
+@claim(id="C12", source="released files", paper="99 to 99.9 % in the released files", scales=("smoke", "cpu"))
 def quotas_are_nested(r: Results) -> Check:
     """More than 0.9 of the rows selected at q = 10 are selected at q = 20."""
-    return more_than(r.stability["nested/q10_in_q20"], 0.9)
+    return all_of(more_than(r.stability["nested/q10_in_q20"], 0.9), _attributions_vary(r))
+
+
+def _attributions_vary(r: Results) -> Check:
+    """Rows that all score the same are selected by their index, the same ones from any prompts."""
+    return exact(r.stability["attributions/varying"], 1.0)
 
 
 @claim(id="C12r", source="released files", paper="99 to 99.9 %", scales=_ALWAYS, data="real")
@@ -175,19 +180,19 @@ def averages_recompute(r: Results) -> Check:
     )
 
 
-@claim(id="M1", source="ours", paper="not available")
+@claim(id="M1", source="ours", paper="not available", scales=_TINY)
 def loki_forgets_less_at_matched_accuracy(r: Results) -> Check:
     """At target accuracy 0.9, each at its best rate of one grid, LoKI forgets less than full fine-tuning."""
     return less(r.retention["matched/loki/forgetting"], r.retention["matched/full/forgetting"])
 
 
-@claim(id="M2", source="ours", paper="not available")
+@claim(id="M2", source="ours", paper="not available", scales=_TINY)
 def selection_beats_random_rows(r: Results) -> Check:
     """Training the signed-low rows forgets less than training random rows, at equal rate and steps."""
     return less(r.retention["equal/loki/forgetting"], r.retention["equal/random/forgetting"])
 
 
-@claim(id="M3", source="ours", paper="not available")
+@claim(id="M3", source="ours", paper="not available", scales=_TINY)
 def signed_low_rows_matter_least(r: Results) -> Check:
     """Suppressing the signed-low rows costs less than suppressing random rows (q = 10 and 20)."""
     return all_of(
@@ -214,10 +219,9 @@ def training_is_cheap(r: Results) -> Check:
 
 
 @claim(id="E3", source="ours", paper="not available")
-def rows_are_cheaper_than_the_split(r: Results) -> Check:
-    """LokiLayer takes less time and keeps less for the backward than the split linear of the authors' design."""
+def rows_are_as_fast_as_the_split(r: Results) -> Check:
+    """LokiLayer takes no more time than the split linear of the authors' design (memory reported, not judged)."""
     return all_of(
         at_most(r.efficiency["layer/ours_over_split"], 1.0),
-        exact(r.efficiency["layer/ours_keeps_less"], 1.0),
         exact(r.efficiency["layer/relative_difference"], 0.0, tolerance=1e-5),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +20,8 @@ class LokiConfig(PeftConfig):
     a method outside it could be found.
 
     Raises:
-        ValueError: `active_pos` is missing, or has a negative or repeated row; `lora_r` below 1; `layers_to_transform`
-            beside a regular expression.
+        ValueError: `active_pos` is missing or without a row, or has a row that is negative, repeated or no integer;
+            `lora_r` below 1; `layers_to_transform` beside a regular expression.
     """
 
     active_pos: dict[str, list[int]] | list[list[int]] | None = field(
@@ -45,7 +47,7 @@ class LokiConfig(PeftConfig):
         """Check what can be checked without a model."""
         super().__post_init__()
         self.peft_type = LOKI
-        if not self.active_pos:
+        if not self.active_pos or not any(len(rows) for rows in _lists(self.active_pos)):
             raise ValueError("active_pos: got none, expected rows (see select_rows or load_positions)")
         self.active_pos = (
             {name: _checked(rows, name) for name, rows in self.active_pos.items()}
@@ -60,8 +62,15 @@ class LokiConfig(PeftConfig):
             raise ValueError(f"lora_r: got {self.lora_r}, expected >= 1")
 
 
+def _lists(positions: dict[str, list[int]] | list[list[int]]) -> Iterable[list[int]]:
+    return positions.values() if isinstance(positions, dict) else positions
+
+
 def _checked(rows: Any, where: str) -> list[int]:
-    found = [int(row) for row in rows]
+    try:
+        found = [operator.index(row) for row in rows]
+    except TypeError as error:
+        raise ValueError(f"active_pos, {where}: got {list(rows)[:5]}, expected integers") from error
     if any(row < 0 for row in found):
         raise ValueError(f"active_pos, {where}: row {min(found)} is negative, expected indices in [0, hidden size)")
     if len(set(found)) != len(found):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,17 +16,19 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from iclr_repro.loki.attribution import Rule, attribute, interpolation_points
+from iclr_repro.loki.attribution import attribute
 from iclr_repro.loki.baselines import with_adapter, without_old_names
 from iclr_repro.loki.config import LokiConfig
 from iclr_repro.loki.decoder import dense_rows, down_projections
 from iclr_repro.loki.selection import Positions
 
 
-def attribution_by_loop(model: LlamaForCausalLM, input_ids: Tensor, *, steps: int, rule: Rule) -> Tensor:
+def attribution_by_loop(
+    model: LlamaForCausalLM, input_ids: Tensor, *, steps: int, rule: Literal["right", "left"]
+) -> Tensor:
     """Return the attributions [B, L, d] as eqs. 2-5 read: one sample, one layer, one point at a time.
 
-    The injection is an edit of the last position in place; nothing is shared with `attribute` but the points.
+    The injection is an edit of the last position in place; nothing is shared with `attribute`.
     """
     model.requires_grad_(False)
     projections = [layer.mlp.down_proj for layer in model.model.layers]
@@ -33,11 +36,12 @@ def attribution_by_loop(model: LlamaForCausalLM, input_ids: Tensor, *, steps: in
     for sample, ids in enumerate(input_ids[:, None]):
         target, natural_Ld = _target_and_outputs(model, projections, ids)
         for layer, module in enumerate(projections):
-            for point, weight in interpolation_points(rule, steps):
+            for k in range(steps):
+                point = (k + 1) / steps if rule == "right" else k / steps
                 injected = (point * natural_Ld[layer]).requires_grad_()
                 probability = _probability_with(model, module, ids, injected)[target]
                 (gradient,) = torch.autograd.grad(probability, injected)
-                found[sample, layer] += weight * natural_Ld[layer] * gradient
+                found[sample, layer] += natural_Ld[layer] * gradient / steps
     return found
 
 
@@ -73,7 +77,7 @@ def attribution_violations(model: LlamaForCausalLM, input_ids: Tensor, *, steps:
     """
     found: dict[str, float] = {}
     values: dict[str, Tensor] = {}
-    rules: tuple[Rule, ...] = ("right", "left")
+    rules: tuple[Literal["right", "left"], ...] = ("right", "left")
     for rule in rules:
         loop = attribution_by_loop(model, input_ids, steps=steps, rule=rule)
         for name, reuse in (("plain", False), ("fast", True)):
@@ -83,10 +87,11 @@ def attribution_violations(model: LlamaForCausalLM, input_ids: Tensor, *, steps:
     trapezoid = attribute(model, input_ids, steps=steps, rule="trapezoid").values
     found["trapezoid"] = float((trapezoid - (values["right"] + values["left"]) / 2).abs().max())
     exact = attribute(model, input_ids, steps=32, rule="gauss")
+    gaps = []
     for layer, projection in enumerate(down_projections(model)):
         zeroed = _probability_without(model, projection.module, input_ids, exact.target)
-        gap = exact.values[:, layer].sum(dim=-1) - (exact.probability - zeroed)
-        found["completeness"] = max(found.get("completeness", 0.0), float(gap.abs().max()))
+        gaps.append(_largest(exact.values[:, layer].sum(dim=-1) - (exact.probability - zeroed)))
+    found["completeness"] = float(np.max(gaps))  # NaN stays NaN
     found["are_large"] = float(exact.values.abs().max() > 0.01)
     alone = torch.cat([attribute(model, ids[None], steps=steps).values for ids in input_ids])
     found["batching"] = float((alone - values["right"]).abs().max())
@@ -131,7 +136,7 @@ def adapter_violations(
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    found["loss_rise"] = float(losses[-1] >= losses[0])
+    found["loss_rise"] = float(not losses[-1] < losses[0])  # NaN counts as a rise
     tuned = _logits(adapted, input_ids)
     with adapted.disable_adapter():
         found["disabled"] = _largest(_logits(adapted, input_ids) - untuned)

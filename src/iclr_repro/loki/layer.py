@@ -26,8 +26,8 @@ class LokiLayer(nn.Module, BaseTunerLayer):
     rank, the rows move by (alpha / r) B A instead, with A `loki_lora_A` [r, f] and B `loki_lora_B` [k, r], 0 at first;
     b stays.
 
-    One matrix product forward; backward the gradient of the k rows alone, so that neither the other rows' gradient nor
-    a copy of W is kept.
+    One matrix product forward; backward the gradient of the k rows alone. The gradient of the other rows is never made.
+    W' is made for each product and not kept between them; under autocast a copy of W in the lower precision is kept.
 
     Args:
         base_layer: `nn.Linear`, Conv1D, or with a rank any linear layer with `in_features` and `out_features`.
@@ -37,7 +37,8 @@ class LokiLayer(nn.Module, BaseTunerLayer):
         lora_alpha: alpha.
 
     Raises:
-        ValueError: a row outside [0, d), a quantised weight without a rank, or a layer that is not linear.
+        ValueError: a row outside [0, d) or given twice, a quantised weight without a rank, or a layer that is not
+            linear.
 
     Source: paper, "LoKI Linear" and eq. 11; the realisation is (c) of sheet 2.3.
     """
@@ -98,6 +99,9 @@ class LokiLayer(nn.Module, BaseTunerLayer):
                 f"adapter {adapter_name!r}: rows {outside[:5]} lie outside [0, {self.out_features}): were they made for"
                 " another model?"
             )
+        if len(set(rows)) < len(rows):
+            twice = sorted({row for row in rows if rows.count(row) > 1})
+            raise ValueError(f"adapter {adapter_name!r}: rows {twice[:5]} are given more than once")
         base = self.get_base_layer()
         index = torch.tensor(sorted(rows), dtype=torch.int64, device=base.weight.device)
         self.loki_index[adapter_name] = index
@@ -119,16 +123,26 @@ class LokiLayer(nn.Module, BaseTunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Write adapters into the base layer's weight; `unmerge` puts the old rows back bit for bit.
 
+        Adapters that replace rows come before those that add to them, whatever their order, as in `forward`.
+
         Args:
             safe_merge: refuse rows that are not finite.
             adapter_names: which; None: the active ones.
 
         Raises:
-            ValueError: rows that are not finite, or two adapters that replace the same row.
+            ValueError: rows that are not finite, two adapters that replace the same row, one that would replace a row
+                to which a merged one has added, or a quantised base layer.
         """
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.loki_index]
+        names.sort(key=lambda name: name not in self.loki_rows)
         self._refuse_overlaps([*self.merged_adapters, *names])
+        self._refuse_replacing_what_was_added(names)
         base = self.get_base_layer()
+        if not base.weight.is_floating_point():
+            raise ValueError(
+                f"adapters {names} cannot be merged into a quantised weight ({base.weight.dtype}): load the model in"
+                " bf16 or float32 and the adapter on top of it, and merge there"
+            )
         weight, bias = dense_rows(base), base.bias
         with torch.no_grad():
             for name in names:
@@ -209,6 +223,17 @@ class LokiLayer(nn.Module, BaseTunerLayer):
             index = torch.cat([self.loki_index[name] for name in replacing])
             if len(index.unique()) < len(index):
                 raise ValueError(f"adapters {replacing} replace the same rows: activate or merge one of them at a time")
+
+    def _refuse_replacing_what_was_added(self, names: list[str]) -> None:
+        added = {
+            row for name in self.merged_adapters if name in self.loki_lora_A for row in self.loki_index[name].tolist()
+        }
+        for name in names:
+            if name in self.loki_rows and added.intersection(self.loki_index[name].tolist()):
+                raise ValueError(
+                    f"adapter {name!r} would replace rows to which {self.merged_adapters} have added: unmerge these,"
+                    " then merge all at once"
+                )
 
     def __repr__(self) -> str:
         return f"loki.{super().__repr__()}"

@@ -97,8 +97,8 @@ def _batches_by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> lis
 def _fingerprint(
     model: nn.Module, prompts: Sequence[Sequence[int]], steps: int, rule: Rule, batch_size: int
 ) -> dict[str, Any]:
-    """What the attributions depend on; weights by the sums of the down projections, which any training changes."""
-    sums = [float(projection.module.weight.detach().double().sum()) for projection in down_projections(model)]
+    """What the attributions depend on; weights by the sum of each parameter, which any training changes."""
+    sums = {name: float(value.detach().sum(dtype=torch.float64)) for name, value in model.named_parameters()}
     return {
         "prompts": hashlib.sha256(json.dumps([list(map(int, prompt)) for prompt in prompts]).encode()).hexdigest(),
         "num_prompts": len(prompts),
@@ -106,6 +106,7 @@ def _fingerprint(
         "steps": steps,
         "batch_size": batch_size,
         "model": type(model).__name__,
+        "dtypes": sorted({str(value.dtype) for value in model.parameters()}),
         "weight_sums": sums,
     }
 

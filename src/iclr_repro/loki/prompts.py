@@ -133,6 +133,24 @@ def reranker_score(probabilities: Sequence[float]) -> float:
     Raises:
         ValueError: there are not seven probabilities.
     """
+    _check_seven(probabilities)
+    return float(sum(label * p for label, p in enumerate(probabilities, start=1)))
+
+
+def reranker_contrast(probabilities: Sequence[float]) -> float:
+    """Return the other score of the LB reranker, mean(p_4 .. p_7) - mean(p_1 .. p_4), in [-0.25, 0.25].
+
+    Example: 1 on "7" is 0.25.
+
+    Raises:
+        ValueError: there are not seven probabilities.
+
+    Source: the notebook of the LB reranker on BEIR (sheet 4.2).
+    """
+    _check_seven(probabilities)
+    return float(sum(probabilities[3:]) / 4 - sum(probabilities[:4]) / 4)
+
+
+def _check_seven(probabilities: Sequence[float]) -> None:
     if len(probabilities) != len(RERANKER_LABELS):
         raise ValueError(f"probabilities: got {len(probabilities)}, expected 7")
-    return float(sum(label * p for label, p in enumerate(probabilities, start=1)))

@@ -95,6 +95,41 @@ class TinyWorld:
         made: Samples = getattr(self, f"_{skill}")(number, rng)
         return made
 
+    def num_prompts(self, skill: str) -> int:
+        """Return how many different prompts a skill has.
+
+        Raises:
+            ValueError: an unknown skill.
+        """
+        entities, symbols, numbers = self.num_entities, self.num_symbols, _BLOCKS["NUMBER"]
+        found = {
+            "fact": entities * self.num_relations,
+            "add": numbers**2,
+            "seq": symbols**2,
+            "wino": entities * (entities - 1) * symbols**2 * 2,
+            "rev": symbols**self.reversed_length,
+            "ins": len(_OPS) * numbers * (numbers - 1) * (numbers - 2),
+        }
+        if skill not in found:
+            raise ValueError(f"skill: got {skill!r}, expected one of {', '.join(SKILLS)}")
+        return found[skill]
+
+    def distinct_prompts(self, skill: str, number: int, rng: np.random.Generator) -> Int[np.ndarray, "N P"]:
+        """Draw different prompts of a skill, without replacement.
+
+        Raises:
+            ValueError: an unknown skill, or more prompts than it has.
+        """
+        if not 1 <= number <= (most := self.num_prompts(skill)):
+            raise ValueError(f"number of prompts: got {number}, expected 1 to {most}, as many as {skill!r} has")
+        drawn = self.samples(skill, number, rng).prompts
+        while True:
+            _, first = np.unique(drawn, axis=0, return_index=True)
+            drawn = drawn[np.sort(first)]
+            if len(drawn) >= number:
+                return drawn[:number]
+            drawn = np.concatenate([drawn, self.samples(skill, number, rng).prompts])
+
     def new_facts(self) -> Samples:
         """Return every sample of the target task `newf` once, in the order of the entities."""
         return self._of_new_facts(np.arange(self.num_entities))

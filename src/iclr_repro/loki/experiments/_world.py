@@ -32,7 +32,14 @@ from iclr_repro.loki.tinyworld import SKILLS, VOCABULARY, Samples, TinyWorld, sk
 
 _LEARNT = 0.3  # accuracy of a skill that counts towards forgetting (sheet 6.2)
 # What a pretrained checkpoint depends on, besides settings and seed.
-_SOURCES = ("loki/tinyworld.py", "loki/experiments/_world.py", "core/supervised.py", "core/batches.py", "core/loop.py")
+_SOURCES = (
+    "loki/tinyworld.py",
+    "loki/experiments/_world.py",
+    "core/supervised.py",
+    "core/batches.py",
+    "core/loop.py",
+    "core/seeding.py",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +60,17 @@ class Pretrained:
         return [skill for skill, accuracy in self.accuracies.items() if accuracy >= _LEARNT]
 
     def forgetting(self, accuracies: dict[str, float], *, without: tuple[str, ...] = ()) -> Forgetting:
-        """Compare accuracies with those of the pretrained model, over the skills that it had learnt."""
+        """Compare accuracies with those of the pretrained model, over the skills that it had learnt.
+
+        Raises:
+            ValueError: it had learnt none of them.
+        """
         skills = [skill for skill in self.learnt() if skill not in without]
+        if not skills:
+            raise ValueError(
+                f"the pretrained model has accuracy {_LEARNT} or more at no skill {self.accuracies}, so that there is"
+                " nothing to forget: pretrain for longer"
+            )
         return forgetting(
             {skill: self.accuracies[skill] for skill in skills}, {skill: accuracies[skill] for skill in skills}
         )
@@ -96,9 +112,12 @@ class InTinyWorld:
         tests = {skill: world.samples(skill, self.test_samples, run.rng(f"tests/{skill}")) for skill in self._skills}
         return Pretrained(model, world, tests, skill_accuracies(model, tests))
 
-    def attributions(self, run: Run, pretrained: Pretrained, *, probes: int | None = None) -> np.ndarray:
+    def attributions(self, run: Run, pretrained: Pretrained) -> np.ndarray:
         """Return the attributions [N, L, d] of fresh prompts, the same number of each skill, in mixed order."""
-        prompts = self.probe_prompts(run, pretrained, probes or self.probes)
+        return self.attributions_of(pretrained, self.probe_prompts(run, pretrained, self.probes))
+
+    def attributions_of(self, pretrained: Pretrained, prompts: list[list[int]]) -> np.ndarray:
+        """Return the attributions [N, L, d] of prompts."""
         return knowledge_vector_attribution(
             pretrained.model, prompts, steps=self.kva_steps, rule=self.kva_rule, batch_size=64
         )
@@ -163,7 +182,7 @@ class InTinyWorld:
                 "threads": torch.get_num_threads(),
                 "sources": {name: digest for name, digest in digests.items() if name.endswith(_SOURCES)},
                 "libraries": {
-                    name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate")
+                    name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate", "numpy")
                 },
             }
         )[:24]

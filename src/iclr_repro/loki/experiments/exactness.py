@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
+from iclr_repro.core.timing import time_in_turn
 from iclr_repro.loki import figures
 from iclr_repro.loki.attribution import attribute
 from iclr_repro.loki.baselines import baseline_model, with_adapter
@@ -73,7 +73,10 @@ class Identities:
 
 @dataclass(frozen=True, kw_only=True)
 class Efficiency:
-    """Ratios of processor times in one process: fast to plain attribution, and a training step of LoKI to others."""
+    """Ratios of times in one process: fast to plain attribution, a training step of LoKI and its layer to others.
+
+    Processor times, on a CUDA device times until it has finished.
+    """
 
     uses_seeds: ClassVar[bool] = False
 
@@ -87,15 +90,22 @@ class Efficiency:
     def run(self, run: Run) -> Result:
         """Time alternately after a warm-up; a ratio a repeat."""
         with seeded(run, "models"):
-            metrics = self._attribution(run) | self._training_step(run) | self._layer()
+            metrics = self._attribution(run) | self._training_step(run) | self._layer(run)
+            if run.device.type == "cuda":
+                metrics |= _throughput(run.device)
         shown = {name: value for name, value in metrics.items() if "_over_" in name and "memory" not in name}
         return Result(metrics=metrics | {"n": self.repeats}, figures={"ratios": figures.ratios(shown)})
 
     def _attribution(self, run: Run) -> dict[str, float | np.ndarray]:
         hidden_size, num_layers, length, num_samples = self.kva
-        model = _random_llama(run, hidden_size=hidden_size, num_layers=num_layers)
-        ids = torch.randint(1, _VOCABULARY, (num_samples, length), generator=run.torch_rng("prompts"))
-        fast, plain = self._timed(lambda: attribute(model, ids), lambda: attribute(model, ids, reuse_prefix=False))
+        model = _random_llama(run, hidden_size=hidden_size, num_layers=num_layers).to(run.device)
+        ids = torch.randint(1, _VOCABULARY, (num_samples, length), generator=run.torch_rng("prompts")).to(run.device)
+        fast, plain = time_in_turn(
+            lambda: attribute(model, ids),
+            lambda: attribute(model, ids, reuse_prefix=False),
+            repeats=self.repeats,
+            device=run.device,
+        )
         values = [attribute(model, ids, reuse_prefix=reuse).values for reuse in (True, False)]
         return {
             "kva/speedup": plain / fast,
@@ -106,12 +116,12 @@ class Efficiency:
 
     def _training_step(self, run: Run) -> dict[str, float | np.ndarray]:
         hidden_size, num_layers, num_sequences, length = self.step
-        ids = torch.randint(1, _VOCABULARY, (num_sequences, length), generator=run.torch_rng("batch"))
+        ids = torch.randint(1, _VOCABULARY, (num_sequences, length), generator=run.torch_rng("batch")).to(run.device)
         num_rows = max(int(self.quota * hidden_size / 100), 1)
         positions = [list(range(num_rows)) for _ in range(num_layers)]
 
         def fresh() -> LlamaForCausalLM:
-            return _random_llama(run, hidden_size=hidden_size, num_layers=num_layers)
+            return _random_llama(run, hidden_size=hidden_size, num_layers=num_layers).to(run.device)
 
         loki = with_adapter(fresh(), LokiConfig(active_pos=positions, task_type="CAUSAL_LM"))
         options: Any = {"r": self.lora_r, "alpha": 16.0, "preserve": lambda: None}
@@ -129,7 +139,8 @@ class Efficiency:
             "step/lora_same_size/parameters": _trained(models["lora_same_size"]),
         }
         steps = {name: _training_step(model, ids) for name, model in models.items()}
-        seconds = dict(zip(steps, self._timed(*steps.values()), strict=True))
+        timed = time_in_turn(*steps.values(), repeats=self.repeats, device=run.device)
+        seconds = dict(zip(steps, timed, strict=True))
         return {
             "step/loki_over_lora": seconds["loki"] / seconds["lora"],
             "step/loki_over_lora_same_size": seconds["loki"] / seconds["lora_same_size"],
@@ -138,36 +149,25 @@ class Efficiency:
             **counts,
         }
 
-    def _layer(self) -> dict[str, float | np.ndarray]:
+    def _layer(self, run: Run) -> dict[str, float | np.ndarray]:
         num_rows, num_columns, length = self.layer
-        base = nn.Linear(num_columns, num_rows, bias=False)
+        base = nn.Linear(num_columns, num_rows, bias=False).to(run.device)
         rows = list(range(0, num_rows, max(round(100 / self.quota), 1)))
-        ours, official = LokiLayer(base, "default", rows), SplitLinear(base, rows)
+        ours, official = LokiLayer(base, "default", rows), SplitLinear(base, rows).to(run.device)
         base.requires_grad_(False)
         ours.loki_rows.requires_grad_()
-        x = torch.randn(1, length, num_columns, requires_grad=True)
+        x = torch.randn(1, length, num_columns, device=run.device, requires_grad=True)
         steps = [partial(_forward_backward, layer, x) for layer in (ours, official)]
-        seconds = self._timed(*steps)
-        kept = [_bytes_kept(partial(layer, x), base) for layer in (ours, official)]
+        seconds = time_in_turn(*steps, repeats=self.repeats, device=run.device)
+        kept = [_bytes_kept(layer, x) for layer in (ours, official)]
+        peak = [_peak_bytes(step) for step in steps]
         difference = (ours(x) - official(x)).abs().max() / official(x).abs().max()
         return {
             "layer/ours_over_split": seconds[0] / seconds[1],
-            "layer/memory_ours_over_split": kept[0] / kept[1],
-            "layer/ours_keeps_less": float(kept[0] < kept[1]),
+            "layer/kept_memory_ours_over_split": kept[0] / kept[1],
+            "layer/peak_memory_ours_over_split": peak[0] / peak[1],
             "layer/relative_difference": float(difference.detach()),
         }
-
-    def _timed(self, *steps: Callable[[], object]) -> np.ndarray:
-        """[steps, repeats] processor times in seconds; the first round is the warm-up."""
-        seconds = []
-        for _ in range(self.repeats + 1):
-            of_round = []
-            for step in steps:
-                started = time.process_time()
-                step()
-                of_round.append(time.process_time() - started)
-            seconds.append(of_round)
-        return np.array(seconds[1:]).T
 
 
 def _random_llama(
@@ -208,17 +208,48 @@ def _forward_backward(layer: nn.Module, x: Tensor) -> None:
     layer(x).square().sum().backward()
 
 
-def _bytes_kept(forward: Callable[[], Tensor], base: nn.Linear) -> int:
-    """Return the bytes that a forward keeps for its backward, each storage once, the base weight left out."""
+def _bytes_kept(layer: nn.Module, x: Tensor) -> int:
+    """Return the bytes that a forward keeps for its backward, each storage once, the layer's parameters left out."""
+    own = {one.untyped_storage().data_ptr() for one in layer.parameters()}
     storages: dict[int, int] = {}
     held: list[Tensor] = []
 
     def pack(x: Tensor) -> Tensor:
         held.append(x)  # so that no address is used again meanwhile
-        if x.untyped_storage().data_ptr() != base.weight.untyped_storage().data_ptr():
+        if x.untyped_storage().data_ptr() not in own:
             storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        held.append(forward())
+        held.append(layer(x))
     return sum(storages.values())
+
+
+def _peak_bytes(step: Callable[[], object]) -> int:
+    """Return the most bytes that a step, run once before, holds at a time beyond what it found."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        step()
+    events = profile.profiler.kineto_results.events()
+    changes = [event.nbytes() for event in sorted(events, key=lambda one: one.start_ns()) if event.name() == "[memory]"]
+    return int(np.max(np.cumsum(changes)))
+
+
+def _throughput(device: torch.device) -> dict[str, float]:
+    """Attribute prompts of 128 tokens by a random model of the size of Qwen2.5-0.5B in bf16; samples a second."""
+    config = Qwen2Config(
+        vocab_size=151936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    with device:
+        model = Qwen2ForCausalLM(config).to(torch.bfloat16).eval()
+        ids = torch.randint(config.vocab_size, (8, 128))
+    (seconds,) = time_in_turn(lambda: attribute(model, ids), repeats=3, device=device)
+    return {"kva/samples_per_s_of_0.5B_on_gpu": len(ids) / float(np.median(seconds))}

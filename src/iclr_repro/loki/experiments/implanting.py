@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import datasets
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,13 +21,14 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from iclr_repro.core.data import locate, real_or_synthetic
+from iclr_repro.core.batches import ResumableBatches
+from iclr_repro.core.data import DATA_CHOICE, DataChoice, locate, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
 from iclr_repro.loki.attribution import Rule, check_prompt_length
 from iclr_repro.loki.baselines import with_adapter
-from iclr_repro.loki.chat import byte_tokenizer, encode_dialogue, packed
+from iclr_repro.loki.chat import byte_tokenizer, encode_dialogue, packed, padded
 from iclr_repro.loki.config import LokiConfig
 from iclr_repro.loki.experiments._world import answer_loss, row_batches, seeded
 from iclr_repro.loki.metrics import forgetting
@@ -38,13 +39,24 @@ from iclr_repro.loki.prompts import (
     Message,
     load_mmlu,
     mmlu_probes,
+    reranker_contrast,
     reranker_messages,
     reranker_score,
     toolace_messages,
 )
-from iclr_repro.loki.selection import Positions, select_rows
+from iclr_repro.loki.selection import Positions, Strategy, select_rows
+from iclr_repro.loki.tinyworld import IGNORED
 
 _TINY = "tiny"  # the name of the random model
+# The metric of lm-evaluation-harness that stands for each of the paper's benchmarks.
+METRICS = {
+    "triviaqa": "exact_match,remove_whitespace",
+    "gsm8k": "exact_match,strict-match",
+    "hellaswag": "acc_norm,none",
+    "winogrande": "acc,none",
+    "humaneval": "pass@1,create_test",
+    "ifeval": "prompt_level_strict_acc,none",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,27 +65,32 @@ class Implanting:
 
     uses_seeds: ClassVar[bool] = False
 
-    data: Literal["auto", "real", "synthetic"] = parameter("probe prompts of MMLU or generated ones; see `dataset`")
+    data: DataChoice = parameter(f"probe prompts of MMLU: {DATA_CHOICE}; see also `dataset`")
     model: str = parameter("name or folder of a causal language model of transformers; tiny: a random Qwen2")
     dtype: Literal["float32", "bfloat16"] = parameter("of the model")
     task: Literal["reranker", "toolace"] = parameter("what is implanted")
     dataset: str | None = parameter("`datasets` name or folder in sharegpt form; null: generated reranker pairs")
     positions: str = parameter("released: the authors' rows; kva: own attribution; else a file of `save_positions`")
+    strategy: Strategy = parameter("how rows are selected from an own attribution; see `select_rows`")
     quota: float = parameter("q", low=0.0, high=100.0, unit="%")
+    lora_r: int | None = parameter("train the rows by an update of this rank (LoKI + LoRA); null: directly", low=1)
     probes: int = parameter("probe prompts of the attribution, the first of each MMLU subject in turn", low=1)
     kva_steps: int = parameter("interpolation points m", low=1)
     kva_rule: Rule = parameter("where they lie")
     kva_batch: int = parameter("prompts at once", low=1)
     samples: int | None = parameter("training samples; null: all", low=1)
     held_out: int = parameter("samples that the task is measured on", low=1)
-    length: int = parameter("tokens of a packed row", low=8)
+    packing: bool = parameter("join dialogues to rows of `length` tokens; else a row each, cut there")
+    length: int = parameter("tokens of a row", low=8)
     batch_size: int = parameter("rows of an update", low=1)
     accumulation: int = parameter("micro-batches of an update", low=1)
     checkpointing: bool = parameter("compute activations again in the backward pass, for memory")
     epochs: int = parameter("passes over the rows", low=1)
     learning_rate: float = parameter("highest", low=0.0)
     warmup_frac: float = parameter("share of the updates", low=0.0, high=1.0)
-    benchmarks: tuple[str, ...] = parameter("tasks of lm-evaluation-harness, before and after; []: none")
+    benchmarks: tuple[str, ...] = parameter(
+        "tasks of lm-evaluation-harness, before and after; []: none", choices=tuple(METRICS)
+    )
     benchmark_limit: int | None = parameter("questions of each benchmark; null: all", low=1)
 
     def run(self, run: Run) -> Result:
@@ -87,16 +104,21 @@ class Implanting:
         held_out, training = dialogues[: self.held_out], dialogues[self.held_out :]
         metrics: dict[str, float] = {"n": len(held_out), "training/n": len(training), "probes/n": len(prompts)}
         rows = [encode_dialogue(dialogue, tokenizer) for dialogue in training]
-        metrics["loss/before"] = _loss(model, held_out, tokenizer)
-        adapted = with_adapter(
-            model, LokiConfig(active_pos=positions, quota=self.quota, task_type="CAUSAL_LM", strategy=self.positions)
+        metrics |= self._task_scores(model, held_out, tokenizer, "before")
+        config = LokiConfig(
+            active_pos=positions,
+            quota=self.quota,
+            strategy=self.strategy if self.positions == "kva" else self.positions,
+            lora_r=self.lora_r,
+            lora_alpha=2.0 * (self.lora_r or 1),
+            task_type="CAUSAL_LM",
         )
+        with seeded(run, "adapter"):
+            adapted = with_adapter(model, config)
         metrics["parameters"] = sum(one.numel() for one in adapted.parameters() if one.requires_grad)
-        self._train(run, adapted, packed(rows, self.length))
+        self._train(run, adapted, rows)
         adapted.save_pretrained(run.dir / "adapter")
-        metrics["loss/after"] = _loss(adapted, held_out, tokenizer)
-        if self.task == "reranker":
-            metrics |= {f"reranker/{key}": value for key, value in _reranking(adapted, held_out, tokenizer).items()}
+        metrics |= self._task_scores(adapted, held_out, tokenizer, "after")
         after = benchmark_scores(adapted, tokenizer, self.benchmarks, limit=self.benchmark_limit)
         if before:
             lost = forgetting(before, after)
@@ -150,7 +172,7 @@ class Implanting:
             folder=run.dir / "attributions",
             progress=lambda done, total: run.log.info("attribution: %d of %d prompts", done, total),
         )
-        return select_rows(attributions, self.quota)
+        return select_rows(attributions, self.quota, strategy=self.strategy, rng=run.rng("random rows"))
 
     def _dialogues(self, run: Run) -> tuple[list[list[Message]], DataKind]:
         rng = run.rng("dialogues")
@@ -161,18 +183,44 @@ class Implanting:
         order = rng.permutation(len(rows))[:number]
         return [toolace_messages(rows[int(index)]) for index in order], "real"
 
-    def _train(self, run: Run, model: Any, rows: tuple[Tensor, Tensor]) -> None:
+    def _task_scores(
+        self, model: nn.Module, held_out: Sequence[Sequence[Message]], tokenizer: Any, when: str
+    ) -> dict[str, float]:
+        found = {f"loss/{when}": _loss(model, held_out, tokenizer)}
+        if self.task == "reranker":
+            found |= {f"reranker/{key}/{when}": value for key, value in _reranking(model, held_out, tokenizer).items()}
+        return found
+
+    def _batches(self, run: Run, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[ResumableBatches, int]:
+        """Return batches of (ids, labels), and the number of rows they are drawn from."""
+        if self.packing:
+            ids, labels = packed(rows, self.length)
+            size = min(self.batch_size, len(ids))
+            return row_batches(ids, labels, batch_size=size, seed=run.seed), len(ids)
+        learnt = [row for row in rows if any(label != IGNORED for label in row[1][1 : self.length])]
+        if not learnt:
+            raise ValueError(f"no dialogue has an answer within {self.length} tokens: give a larger length")
+        batches = ResumableBatches(
+            range(len(learnt)),
+            min(self.batch_size, len(learnt)),
+            seed=run.seed,
+            collate_fn=lambda chosen: padded([learnt[one] for one in chosen], self.length),
+        )
+        return batches, len(learnt)
+
+    def _train(self, run: Run, model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> None:
         if self.checkpointing:  # transformers 5 has the first name
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-        steps = max(self.epochs * len(rows[0]) // self.batch_size, 1)
+        batches, num_rows = self._batches(run, rows)
+        steps = max(self.epochs * num_rows // self.batch_size, 1)
         trained = [one for one in model.parameters() if one.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0)
         learner = Supervised(
             model.train(),
             answer_loss,
             optimizer,
-            row_batches(*rows, batch_size=min(self.batch_size, len(rows[0])), seed=run.seed),
+            batches,
             device=run.device,
             scheduler=get_cosine_schedule_with_warmup(optimizer, int(self.warmup_frac * steps), steps),
             precision="bf16" if self.dtype == "bfloat16" else "no",
@@ -184,12 +232,15 @@ class Implanting:
 
 
 def benchmark_scores(model: Any, tokenizer: Any, tasks: Sequence[str], *, limit: int | None = None) -> dict[str, float]:
-    """Return the first metric of each task of lm-evaluation-harness, the extra `benchmarks`; no tasks, no scores.
+    """Return the metric in `METRICS` of each task of lm-evaluation-harness in percent; no tasks, no scores.
 
-    The paper used OpenCompass, whose prompts give other absolute scores: compare relative degradation only.
+    Prompts go through the chat template. The paper used OpenCompass, whose prompts give other absolute scores: compare
+    relative degradation only. `humaneval` runs code that the model writes, which its metric does only where the
+    environment has HF_ALLOW_CODE_EVAL=1.
 
     Raises:
-        ImportError: lm-evaluation-harness is not installed.
+        ImportError: lm-evaluation-harness, the extra `benchmarks`, is not installed.
+        KeyError: the installed version has no such metric.
     """
     if not tasks:
         return {}
@@ -201,14 +252,19 @@ def benchmark_scores(model: Any, tokenizer: Any, tasks: Sequence[str], *, limit:
             "benchmarks needs lm-evaluation-harness: pip install 'iclr-repro[benchmarks]', or set benchmarks=[]"
         ) from error
     found = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer), tasks=list(tasks), limit=limit, confirm_run_unsafe_code=True
+        model=HFLM(pretrained=model, tokenizer=tokenizer),
+        tasks=list(tasks),
+        limit=limit,
+        apply_chat_template=True,
+        confirm_run_unsafe_code=True,
     )
-    return {task: 100 * _first_metric(found["results"][task]) for task in tasks}
+    return {task: 100 * _metric_of(found["results"], task) for task in tasks}
 
 
-def _first_metric(results: dict[str, Any]) -> float:
-    values = (value for name, value in results.items() if name != "alias" and "stderr" not in name)
-    return float(next(value for value in values if isinstance(value, (int, float))))
+def _metric_of(results: dict[str, dict[str, Any]], task: str) -> float:
+    if METRICS[task] not in results[task]:
+        raise KeyError(f"{task}: lm-evaluation-harness gave no {METRICS[task]!r} but {', '.join(results[task])}")
+    return float(results[task][METRICS[task]])
 
 
 @torch.no_grad()
@@ -224,10 +280,14 @@ def _loss(model: nn.Module, dialogues: Sequence[Sequence[Message]], tokenizer: A
 
 @torch.no_grad()
 def _reranking(model: nn.Module, dialogues: Sequence[Sequence[Message]], tokenizer: Any) -> dict[str, float]:
-    """Return the share of held-out pairs with the right digit most probable, and the mean error of the score."""
+    """Return the share of held-out pairs with the right digit most probable, and how the two scores do.
+
+    mean_error: of the expected label. contrast: the second score, its sign turned for labels below 4, so that higher is
+    better; pairs labelled 4 count as 0.
+    """
     labels = [tokenizer(label, add_special_tokens=False)["input_ids"][0] for label in RERANKER_LABELS]
     device = next(model.parameters()).device
-    right, errors = [], []
+    right, errors, contrasts = [], [], []
     for dialogue in dialogues:
         text = tokenizer.apply_chat_template(list(dialogue[:-1]), add_generation_prompt=True, tokenize=False)
         ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=device)
@@ -235,7 +295,12 @@ def _reranking(model: nn.Module, dialogues: Sequence[Sequence[Message]], tokeniz
         true = int(dialogue[-1]["content"])
         right.append(int(np.argmax(p)) + 1 == true)
         errors.append(abs(reranker_score(p) - true))
-    return {"accuracy": float(np.mean(right)), "mean_error": float(np.mean(errors))}
+        contrasts.append(np.sign(true - 4) * reranker_contrast(p))
+    return {
+        "accuracy": float(np.mean(right)),
+        "mean_error": float(np.mean(errors)),
+        "contrast": float(np.mean(contrasts)),
+    }
 
 
 def _generated_pairs(number: int, rng: np.random.Generator) -> list[list[Message]]:

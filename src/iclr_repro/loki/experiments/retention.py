@@ -57,7 +57,7 @@ class Retention(InTinyWorld):
     quota: float = parameter("q of the row methods", low=0.0, high=100.0, unit="%")
     methods: tuple[str, ...] = parameter("what is compared", choices=METHODS)
     tuned: tuple[str, ...] = parameter("those that are also run at the other learning rates", choices=METHODS)
-    learning_rates: tuple[float, ...] = parameter("the grid, the same for all methods", low=0.0)
+    learning_rates: tuple[float, ...] = parameter("the grid, the same for all tuned methods", low=0.0)
     equal_rate: float = parameter("the rate of the comparison at equal rates", low=0.0)
     steps: int = parameter("updates of a fine-tuning", low=1)
     batch_size: int = parameter("samples of an update", low=1)
@@ -105,7 +105,10 @@ class Retention(InTinyWorld):
         return Result(
             metrics=metrics,
             tables={"equal_rate": equal, "matched_accuracy": matched, "checkpoints": table.set_index("method")},
-            figures={"pareto": figures.pareto(fronts), "learning": figures.learning(table, self.equal_rate)},
+            figures={
+                "pareto": figures.pareto(fronts, tuned=self.tuned),
+                "learning": figures.learning(table, self.equal_rate),
+            },
             data="synthetic",
         )
 

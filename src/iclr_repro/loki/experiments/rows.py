@@ -59,6 +59,7 @@ class LayerBalance(InTinyWorld):
 
     quota: float = parameter("q of the suppression", low=0.0, high=100.0, unit="%")
     crowding_quota: float = parameter("q of the globally highest and lowest rows that are counted", low=0.0, high=100.0)
+    random_draws: int = parameter("draws of the random rows, as many in each layer as the global ones", low=1)
 
     def run(self, run: Run) -> Result:
         """Select globally and by layer, count, suppress."""
@@ -74,8 +75,14 @@ class LayerBalance(InTinyWorld):
         for end, counts in by_layer.items():
             metrics |= {f"crowding/{end}/layer{layer}": count for layer, count in enumerate(counts)}
         selections = {name: select_rows(attributions, self.quota, strategy=strategy) for name, strategy in SETS.items()}
+        suppressed = {
+            name: _lost(pretrained, selections[name]) for name in ("low", "high", "global_low", "global_high")
+        }
+        rng = run.rng("random rows")
         for name in ("low", "high", "global_low", "global_high"):
-            metrics[f"suppressed/{name}/forgetting"] = _lost(pretrained, selections[name])
+            drawn = [_random_like(selections[name], self.hidden_size, rng) for _ in range(self.random_draws)]
+            suppressed[f"random_like_{name}"] = float(np.mean([_lost(pretrained, rows) for rows in drawn]))
+        metrics |= {f"suppressed/{name}/forgetting": lost for name, lost in suppressed.items()}
         frequencies = {
             end: selection_counts(attributions, self.crowding_quota, strategy=strategy) / len(attributions)
             for end, strategy in _ENDS.items()
@@ -88,7 +95,11 @@ class LayerBalance(InTinyWorld):
         counts = pd.DataFrame(by_layer).rename_axis("layer")
         return Result(
             metrics=metrics,
-            tables={"rows_by_layer": counts, "overlap": overlaps.rename_axis("rows")},
+            tables={
+                "rows_by_layer": counts,
+                "overlap": overlaps.rename_axis("rows"),
+                "suppressed": pd.Series(suppressed, name="forgetting").rename_axis("rows").to_frame(),
+            },
             figures={
                 "layers": figures.layer_heat_map(frequencies, self.crowding_quota),
                 "overlap": figures.overlap_matrix(overlaps, chance=self.quota / 100),
@@ -101,19 +112,26 @@ class LayerBalance(InTinyWorld):
 class SelectionStability(InTinyWorld):
     """How much of a selection other prompts of the same kind select again, and how far quotas are nested (C11, C12)."""
 
-    half: int = parameter("probe prompts of each skill in a half", low=1)
+    half: int = parameter("probe prompts of a half, in units of one for each skill", low=1)
     fractions: tuple[float, ...] = parameter("parts of a half that are compared with the other half", low=0.0, high=1.0)
     quota: float = parameter("q of the overlap", low=0.0, high=100.0, unit="%")
     nested: tuple[float, ...] = parameter("rising quotas, each in the next", low=0.0, high=100.0, unit="%")
     resamples: int = parameter("bootstrap samples of the prompts", low=2)
 
     def run(self, run: Run) -> Result:
-        """Attribute twice as many prompts, select from each half."""
+        """Draw two halves without a prompt in common, select from each."""
         pretrained = self.pretrained(run)
-        attributions = self.attributions(run, pretrained, probes=2 * self.half)
-        size = len(attributions) // 2
-        first, second = attributions[:size], attributions[size:]
-        metrics: dict[str, float] = {"n": size}
+        halves = self.halves(run, pretrained)
+        first, second = (self.attributions_of(pretrained, half) for half in halves)
+        attributions = np.concatenate([first, second])
+        size = len(first)
+        different = [{tuple(prompt) for prompt in half} for half in halves]
+        metrics: dict[str, float] = {
+            "n": size,
+            "halves/distinct_prompts": len(different[0] | different[1]),
+            "halves/shared_prompts": len(different[0] & different[1]),
+            "attributions/varying": float((np.ptp(attributions, axis=-1) > 0).mean()),
+        }
         rows = []
         for strategy in ("layer_balanced", "high", "abs_low"):
             whole = select_rows(second, self.quota, strategy=strategy)
@@ -139,6 +157,29 @@ class SelectionStability(InTinyWorld):
             figures={"stability": figures.stability(table, chance=self.quota / 100)},
             data="synthetic",
         )
+
+    def halves(self, run: Run, pretrained: Pretrained) -> tuple[list[list[int]], list[list[int]]]:
+        """Return two sets of `half` x skills prompts, all different, the same number of each skill in both.
+
+        A skill that has too few prompts gives half of them to each set, and the skills that have more fill up.
+        """
+        world, rng = pretrained.world, run.rng("halves")
+        halves: tuple[list[list[int]], list[list[int]]] = ([], [])
+        skills = sorted(pretrained.tests, key=world.num_prompts)
+        missing = self.half * len(skills)
+        for place, skill in enumerate(skills):
+            number = min(world.num_prompts(skill) // 2, missing // (len(skills) - place))
+            missing -= number
+            drawn = world.distinct_prompts(skill, 2 * number, rng).tolist()
+            halves[0].extend(drawn[:number])
+            halves[1].extend(drawn[number:])
+        first, second = ([half[place] for place in rng.permutation(len(half))] for half in halves)
+        return first, second
+
+
+def _random_like(positions: Positions, num_rows: int, rng: np.random.Generator) -> Positions:
+    """Draw random rows, as many in each layer as there are in `positions`."""
+    return [rng.choice(num_rows, size=len(rows), replace=False).tolist() for rows in positions]
 
 
 def _lost(pretrained: Pretrained, positions: Positions) -> float:
