@@ -11,7 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from iclr_repro.core.experiment import Result, parameter
@@ -226,15 +229,37 @@ def _bytes_kept(layer: nn.Module, x: Tensor) -> int:
 
 
 def _peak_bytes(step: Callable[[], object]) -> int:
-    """Return the most bytes that a step, run once before, holds at a time beyond what it found."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+    """Return the most bytes that a step, run once before, holds at a time beyond what it found.
+
+    After each operation the tensors that exist then are counted, not what an operation needs inside.
+    """
+    with _LiveStorages() as live:
         step()
-    events = profile.profiler.kineto_results.events()
-    changes = [event.nbytes() for event in sorted(events, key=lambda one: one.start_ns()) if event.name() == "[memory]"]
-    return int(np.max(np.cumsum(changes)))
+    return live.peak
+
+
+class _LiveStorages(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._found: set[StorageWeakRef] = set()
+        self._made: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for storage in _storages((args, kwargs)):
+            if (reference := StorageWeakRef(storage)) not in self._made:
+                self._found.add(reference)
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            if (reference := StorageWeakRef(storage)) not in self._found:
+                self._made[reference] = storage.nbytes()
+        self._made = {reference: size for reference, size in self._made.items() if not reference.expired()}
+        self.peak = max(self.peak, sum(self._made.values()))
+        return result
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def _throughput(device: torch.device) -> dict[str, float]:
