@@ -58,7 +58,7 @@ def measured(folder: Path, *names: str, **changes: Any) -> Metrics:
     metrics: Metrics = {}
     for name in names:
         given = {**settings[name], **_WORLD, **_CHANGES[name], **changes}
-        metrics[name] = build(name, given).run(bare_run(folder / name)).metrics
+        metrics[name] = dict(build(name, given).run(bare_run(folder / name)).metrics)
     return metrics
 
 
