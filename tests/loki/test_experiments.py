@@ -92,9 +92,8 @@ def test_each_skill_has_its_tests_and_probes(tmp_path: Path) -> None:
     assert {skill: len(samples) for skill, samples in pretrained.tests.items()} == {"fact": 64, "rev": 64}
     prompts = experiment.probe_prompts(run, pretrained, 5)
     assert sorted(prompt[1] for prompt in prompts) == sorted([TOKEN["FACT"], TOKEN["REV"]] * 5)
-    tests = {tuple(prompt) for prompt in pretrained.tests["rev"].prompts.tolist()}
-    probes = experiment.probe_prompts(run, pretrained, 64)
-    assert [prompt for prompt in probes if prompt[1] == TOKEN["REV"]] != [list(prompt) for prompt in tests], "a stream"
+    probes = [prompt for prompt in experiment.probe_prompts(run, pretrained, 64) if prompt[1] == TOKEN["REV"]]
+    assert sorted(probes) != sorted(pretrained.tests["rev"].prompts.tolist()), "drawn from a stream of their own"
     assert experiment.attributions(run, pretrained).shape == (32, 2, 32)
 
 
