@@ -1,0 +1,221 @@
+"""What implanting a new task costs: every method at one learning rate, and at its best one (C6, C7, C10; sheet 6.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from transformers import get_constant_schedule_with_warmup
+
+from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.loop import History
+from iclr_repro.core.rundir import Run
+from iclr_repro.core.supervised import Supervised
+from iclr_repro.loki import figures
+from iclr_repro.loki.baselines import baseline_model, with_adapter
+from iclr_repro.loki.config import LokiConfig
+from iclr_repro.loki.experiments._world import InTinyWorld, Pretrained, answer_loss, row_batches, seeded
+from iclr_repro.loki.metrics import pareto_front
+from iclr_repro.loki.selection import Positions, select_rows
+from iclr_repro.loki.tinyworld import accuracy, skill_accuracies, training_rows
+
+# Row methods: which strategy gives the rows.
+ROW_STRATEGIES: dict[str, Any] = {
+    "loki": "layer_balanced",
+    "random": "random",
+    "high": "high",
+    "abs_low": "abs_low",
+    "global_low": "global_low",
+    "global_high": "global_high",
+    "loki_lora": "layer_balanced",
+}
+METHODS = ("full", "lora", "dora", "pissa", "corda", *ROW_STRATEGIES)
+_LEARNT = 0.98  # target accuracy at which a run of the grid has nothing more to learn
+_CORDA_PROMPTS = 240
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One evaluation on the way: the step, the target accuracy, and the forgetting in percent."""
+
+    method: str
+    learning_rate: float
+    step: int
+    accuracy: float
+    forgetting: float
+    clipped: float
+    without_wino: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention(InTinyWorld):
+    """Implant the new facts by each method; report equal learning rates, matched accuracy, and the whole curve."""
+
+    quota: float = parameter("q of the row methods", low=0.0, high=100.0, unit="%")
+    methods: tuple[str, ...] = parameter("what is compared", choices=METHODS)
+    tuned: tuple[str, ...] = parameter("those that are also run at the other learning rates", choices=METHODS)
+    learning_rates: tuple[float, ...] = parameter("the grid, the same for all tuned methods", low=0.0)
+    equal_rate: float = parameter("the rate of the comparison at equal rates", low=0.0)
+    steps: int = parameter("updates of a fine-tuning", low=1)
+    batch_size: int = parameter("samples of an update", low=1)
+    warmup: int = parameter("updates until the rate is constant", low=0)
+    evaluate_every: int = parameter("updates between evaluations of the target", low=1)
+    forgetting_every: int = parameter("updates between evaluations of the skills, before the target is learnt", low=1)
+    matched_accuracy: float = parameter("target accuracy at which methods are compared", low=0.0, high=1.0)
+    lora_r: int = parameter("rank of the low-rank baselines", low=1)
+    lora_alpha: float = parameter("their updates are scaled by alpha / r", low=0.0)
+    loki_lora_r: int = parameter("rank of LoKI + LoRA", low=1)
+
+    def __post_init__(self) -> None:
+        """Refuse rates and methods that would never be compared."""
+        if self.equal_rate not in self.learning_rates:
+            raise ValueError(f"equal_rate {self.equal_rate:g} is not in learning_rates: add it to the grid")
+        if missing := [name for name in self.tuned if name not in self.methods]:
+            raise ValueError(f"tuned has {missing[0]!r}, which is not in methods")
+
+    def run(self, run: Run) -> Result:
+        """Pretrain, attribute, fine-tune each method at each rate."""
+        pretrained = self.pretrained(run)
+        attributions = self.attributions(run, pretrained)
+        rows = {
+            method: select_rows(attributions, self.quota, strategy=strategy, rng=run.rng("random rows"))
+            for method, strategy in ROW_STRATEGIES.items()
+        }
+        metrics: dict[str, float] = {f"pretrained/{skill}": value for skill, value in pretrained.accuracies.items()}
+        metrics |= {"n": self.num_entities, "pretrained/n": self.test_samples}
+        checkpoints: list[Checkpoint] = []
+        for method in self.methods:
+            for rate in self.learning_rates if method in self.tuned else (self.equal_rate,):
+                found, parameters = self._fine_tuned(run, pretrained, rows.get(method), method, rate)
+                checkpoints += found
+            metrics[f"{method}/parameters"] = parameters
+        table = pd.DataFrame([vars(one) for one in checkpoints])
+        equal, matched = self._equal(table), self._matched(table)
+        for name, summary in (("equal", equal), ("matched", matched)):
+            for method, row in summary.iterrows():
+                values = row.dropna()
+                metrics |= {f"{name}/{method}/{key}": float(value) for key, value in values.items()}
+        fronts = {
+            method: pareto_front(list(zip(of_method["accuracy"], of_method["forgetting"], strict=True)))
+            for method, of_method in table.groupby("method", sort=False)
+        }
+        return Result(
+            metrics=metrics,
+            tables={"equal_rate": equal, "matched_accuracy": matched, "checkpoints": table.set_index("method")},
+            figures={
+                "pareto": figures.pareto(fronts, tuned=self.tuned),
+                "learning": figures.learning(table, self.equal_rate),
+            },
+            data="synthetic",
+        )
+
+    def _equal(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The last checkpoint of each method at the equal rate."""
+        last = table[table["learning_rate"] == self.equal_rate].groupby("method", sort=False).last()
+        return last[["accuracy", "forgetting", "clipped", "without_wino"]]
+
+    def _matched(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Of each tuned method the checkpoint with the least forgetting among the first of each rate that is good.
+
+        A method that is good at no rate has `reached` 0 and no other value.
+        """
+        rows = {}
+        for method in self.tuned:
+            of_method = table[(table["method"] == method) & (table["accuracy"] >= self.matched_accuracy)]
+            if of_method.empty:
+                rows[method] = {"reached": 0.0}
+                continue
+            firsts = of_method.groupby("learning_rate").first()
+            best = firsts.loc[firsts["forgetting"].idxmin()]
+            rows[method] = {
+                "reached": 1.0,
+                "rate": float(best.name),
+                **{key: best[key] for key in ("step", "accuracy", "forgetting", "clipped", "without_wino")},
+            }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+    def _fine_tuned(
+        self, run: Run, pretrained: Pretrained, rows: Positions | None, method: str, rate: float
+    ) -> tuple[list[Checkpoint], int]:
+        """Fine-tune one method; return its checkpoints and its number of trained parameters."""
+        with seeded(run, f"adapter/{method}/{rate:g}"):
+            model = self._adapted(run, pretrained, rows, method)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0, fused=True)
+        targets = pretrained.world.new_facts()
+        batches = row_batches(*training_rows([targets]), batch_size=min(self.batch_size, len(targets)), seed=run.seed)
+        learner = Supervised(
+            model.train(),
+            answer_loss,
+            optimizer,
+            batches,
+            device=run.device,
+            scheduler=get_constant_schedule_with_warmup(optimizer, self.warmup),
+            clip_norm=1.0,
+        )
+
+        def evaluate() -> dict[str, float]:
+            model.eval()
+            found = {"accuracy": accuracy(model, targets)}
+            step = learner.batches.position
+            if step % self.forgetting_every == 0 or step == self.steps or found["accuracy"] >= self.matched_accuracy:
+                found |= _lost(pretrained, model)
+            model.train()
+            return found
+
+        def learnt(history: History) -> bool:
+            return rate != self.equal_rate and bool(history.values("accuracy", kind="evaluate")[-1] >= _LEARNT)
+
+        history = run.fit(
+            learner,
+            self.steps,
+            name=f"{method}-{rate:g}",
+            evaluate=evaluate,
+            eval_every=self.evaluate_every,
+            log_every=10,
+            stop=learnt,
+        )
+        return _checkpoints(history, method, rate), sum(parameter.numel() for parameter in trained)
+
+    def _adapted(self, run: Run, pretrained: Pretrained, rows: Positions | None, method: str) -> nn.Module:
+        model = pretrained.copy()
+        if rows is not None:
+            rank = self.loki_lora_r if method == "loki_lora" else None
+            config = LokiConfig(
+                active_pos=rows, lora_r=rank, lora_alpha=2.0 * (rank or 1), task_type="CAUSAL_LM", quota=self.quota
+            )
+            return with_adapter(model, config)
+        prompts = (
+            self.probe_prompts(run, pretrained, _CORDA_PROMPTS // len(pretrained.tests)) if method == "corda" else []
+        )
+
+        def preserve() -> None:
+            for prompt in prompts:
+                model(input_ids=torch.tensor([prompt], device=run.device), use_cache=False)
+
+        return baseline_model(method, model, r=self.lora_r, alpha=self.lora_alpha, preserve=preserve)  # type: ignore[arg-type]
+
+
+def _lost(pretrained: Pretrained, model: nn.Module) -> dict[str, float]:
+    accuracies = skill_accuracies(model, pretrained.tests)
+    whole = pretrained.forgetting(accuracies)
+    found = {"forgetting": whole.average, "clipped": whole.clipped}
+    found["without_wino"] = pretrained.forgetting(accuracies, without=("wino",)).average
+    return found | {f"skill/{skill}": value for skill, value in accuracies.items()}
+
+
+def _checkpoints(history: History, method: str, rate: float) -> list[Checkpoint]:
+    """Return the evaluations at which the skills were measured as well."""
+    return [
+        Checkpoint(
+            method=method,
+            learning_rate=rate,
+            step=record["step"],
+            **{key: record["metrics"][key] for key in ("accuracy", "forgetting", "clipped", "without_wino")},
+        )
+        for record in history.records
+        if record["kind"] == "evaluate" and "forgetting" in record["metrics"]
+    ]
