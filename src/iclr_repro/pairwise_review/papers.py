@@ -1,0 +1,65 @@
+"""A manuscript as judges and measures see it, and what is checked before it is used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """One manuscript.
+
+    Attributes:
+        id: unique in its venue.
+        title: its title.
+        abstract: "" where the source has none.
+        text: the full text, if known.
+        area: research area.
+        status: the venue's decision in its own words.
+        accepted: whether the venue took it; None where that is not known.
+        tier: oral, spotlight, poster; None for others.
+        ratings: overall ratings of the human reviewers.
+        citations: count; None is unknown (the sources write -1), which is never zero.
+        institutions: of the authors, each once.
+        authors: names, for blinding.
+    """
+
+    id: str
+    title: str
+    abstract: str = ""
+    text: str | None = None
+    area: str | None = None
+    status: str = ""
+    accepted: bool | None = None
+    tier: str | None = None
+    ratings: tuple[float, ...] = ()
+    citations: int | None = None
+    institutions: tuple[str, ...] = ()
+    authors: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a negative count: -1 means unknown, which is None here."""
+        if self.citations is not None and self.citations < 0:
+            raise ValueError(f"paper {self.id!r} has {self.citations} citations: write None where they are unknown")
+
+
+def check_papers(papers: Sequence[Paper], *, need_text: bool = False) -> None:
+    """Refuse papers that cannot be told apart or, for a judge that reads, that have nothing to read.
+
+    Raises:
+        ValueError: fewer than two papers, an id twice, or (`need_text`) a paper without title, abstract and text.
+    """
+    if len(papers) < 2:
+        raise ValueError(f"comparing needs at least 2 papers, got {len(papers)}")
+    repeated = [id for id, count in Counter(paper.id for paper in papers).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{len(repeated)} paper ids occur more than once, e.g. {repeated[0]!r}: make them unique")
+    if need_text:
+        empty = [p.id for p in papers if not (p.title.strip() or p.abstract.strip() or (p.text or "").strip())]
+        if empty:
+            raise ValueError(
+                f"{len(empty)} papers have neither title, abstract nor text, e.g. {empty[0]!r}: "
+                "leave them out, they cannot be judged"
+            )
