@@ -20,6 +20,9 @@ from iclr_repro.pairwise_review.papers import Paper, check_papers
 from iclr_repro.pairwise_review.schedule import PairSchedule
 
 
+_BLOCK = 10_000  # rows of a file that are counted at once
+
+
 @dataclass(frozen=True)
 class Judgement:
     """The answer to one comparison.
@@ -231,10 +234,11 @@ def collect(
     journal = None if log is None else JudgementLog(log)
     known = np.zeros(0, dtype=np.int64)
     if journal is not None:
-        wanted = np.sort(_keys(schedule, num))
-        known = _replay(journal, judge.name, index, wanted, tally)
+        known = _replay(journal, judge.name, index, np.sort(_keys(schedule, num)), tally)
     for first, second in schedule.chunks(num, chunk):
-        new = ~np.isin(first * np.int64(len(papers)) + second, known)
+        keys = first * np.int64(len(papers)) + second
+        place = np.minimum(np.searchsorted(known, keys), max(len(known) - 1, 0))
+        new = known[place] != keys if len(known) else np.ones(len(keys), dtype=bool)
         if not new.any():
             continue
         first, second = first[new], second[new]
@@ -255,19 +259,30 @@ def _replay(
     journal: JudgementLog, judge: str, index: Mapping[str, int], wanted: np.ndarray, tally: _Tally
 ) -> np.ndarray:
     """Count the rows of this judge that are wanted, each pair once; return their keys."""
-    found: set[int] = set()
+    seen = np.zeros(len(wanted), dtype=bool)
+    block: list[tuple[int, int, Judgement]] = []
+
+    def count_block() -> None:
+        if block:
+            first, second, answers = zip(*block, strict=True)
+            tally.add(np.array(first), np.array(second), answers)
+            block.clear()
+
     for row in journal.rows():
         a, b = index.get(row["id_first"]), index.get(row["id_second"])
         if row.get("judge") != judge or a is None or b is None:
             continue
         key = a * len(index) + b
         position = int(np.searchsorted(wanted, key))
-        if key in found or position == len(wanted) or wanted[position] != key:
+        if position == len(wanted) or wanted[position] != key or seen[position]:
             continue
-        found.add(key)
-        tally.add(np.array([a]), np.array([b]), [judgement_of(row)])
-    tally.reused = len(found)
-    return np.fromiter(found, dtype=np.int64, count=len(found))
+        seen[position] = True
+        block.append((a, b, judgement_of(row)))
+        if len(block) == _BLOCK:
+            count_block()
+    count_block()
+    tally.reused = int(seen.sum())
+    return wanted[seen]
 
 
 def judgement_of(row: Mapping[str, Any]) -> Judgement:

@@ -167,12 +167,12 @@ def load_template(version: int = 1) -> PromptTemplate:
 
 
 def parse_winner(answer: str) -> bool | None:
-    """Read a decision: True for A, False for B, None for anything else.
+    r"""Read a decision: True for A, False for B, None for anything else.
 
     The last line that is not empty must be a single letter A or B, "Winner: A" for instance, or the whole answer JSON
     with a field "winner".
 
-    Example: "Both are good.\\nWinner: B" gives False; "A or B?" gives None.
+    Example: "Both are good.\nWinner: B" gives False; "A or B?" gives None.
     """
     stripped = answer.strip().removeprefix("```json").removesuffix("```").strip()
     if stripped.startswith("{"):
