@@ -41,7 +41,7 @@ def flip_rate(counts: PairCounts) -> tuple[float, int]:
 
 
 def cyclic_triads(counts: PairCounts) -> tuple[float, int]:
-    """Return the share of triples of items, all three pairs compared, that form a cycle (a > b > c > a); and their number.
+    """Return the share of cycles (a > b > c > a) among triples of items that were all compared; and their number.
 
     A pair goes to whoever won more often; pairs with equal wins are left out. A random judge has 1/4.
 
@@ -170,7 +170,7 @@ def fit_judge_aware(
 
 
 def calibration(probability: np.ndarray, outcome: np.ndarray, *, bins: int = 10) -> pd.DataFrame:
-    """Return, a row a bin of equal size: `n`, mean `predicted` probability, `observed` share, and its standard error."""
+    """Return, a row a bin of equal size: `n`, mean `predicted` probability, `observed` share, `standard_error`."""
     order = np.argsort(probability, kind="stable")
     rows = []
     for members in np.array_split(order, bins):

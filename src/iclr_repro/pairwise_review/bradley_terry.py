@@ -70,10 +70,9 @@ class BradleyTerryFit:
         """Return [n] square roots of diag(H^-1), H the Hessian of J (at lambda = 0 its pseudo-inverse).
 
         Args:
-            method: "dense" inverts H; "probes" estimates the diagonal by 128 random vectors of signs z,
-                mean of z * (H^-1 - D^-1) z + 1/D with D = diag(H) (to about 1 %), without a dense matrix; "diagonal" takes
-                1/D, which leaves out what is not known of the opponents. "auto" is dense up to 2,000 items, else
-                probes.
+            method: "dense" inverts H. "probes" estimates the diagonal without a dense matrix, as the mean of
+                z * (H^-1 - D^-1) z + 1/D over 128 random vectors of signs z, D = diag(H). "diagonal" takes 1/D, which
+                leaves out what is not known of the opponents. "auto" is dense up to 2,000 items, else probes.
             rng: source of the signs; None for a fixed one.
         """
         if method == "auto":
@@ -263,7 +262,7 @@ class _Problem:
         value += 0.5 * self.penalty * theta[:n] @ theta[:n]
         residual_P = self.totals * expit(eta_P) - counts.wins_first
         gradient_n = np.bincount(counts.first, residual_P, n) - np.bincount(counts.second, residual_P, n)
-        gradient_n += self.penalty * theta[:n]
+        gradient_n = gradient_n + self.penalty * theta[:n]
         return float(value), np.concatenate([gradient_n, self.design.T @ residual_P])
 
     def hessian(self, theta: np.ndarray) -> _Hessian:
@@ -272,7 +271,7 @@ class _Problem:
         return _Hessian(self, weights_P)
 
 
-class _Hessian(LinearOperator):  # type: ignore[misc]
+class _Hessian(LinearOperator):
     """Weighted Laplacian of the comparisons plus lambda, bordered by the further coefficients."""
 
     def __init__(self, problem: _Problem, weights_P: np.ndarray) -> None:

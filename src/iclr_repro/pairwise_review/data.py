@@ -106,11 +106,6 @@ def known_citations(papers: Sequence[Paper]) -> list[Paper]:
     return [paper for paper in papers if paper.citations is not None]
 
 
-def citation_counts(papers: Sequence[Paper]) -> np.ndarray:
-    """Return [n] citations, NaN where unknown."""
-    return np.array([np.nan if paper.citations is None else paper.citations for paper in papers])
-
-
 def mean_ratings(papers: Sequence[Paper]) -> np.ndarray:
     """Return [n] mean human ratings, 0 without any (as the reference values do)."""
     return np.array([np.mean(paper.ratings) if paper.ratings else 0.0 for paper in papers])
@@ -165,7 +160,7 @@ def _aspect(value: float | None) -> float:
 
 
 def simulate_reviewer_scores(n: int, *, rng: np.random.Generator, num_judges: int = 6) -> ReviewerScores:
-    """Generate reviewers with means two points apart, other noises, and half points lost to rounding; for want of real."""
+    """Generate reviewers with means up to two points apart and noises of their own, for want of real ones."""
     quality = rng.standard_normal(n)
     centre = 5.0 + rng.uniform(-1.0, 1.0, size=(num_judges, 1))
     latent = centre + 0.6 * quality + rng.uniform(0.6, 1.2, size=(num_judges, 1)) * rng.standard_normal((num_judges, n))

@@ -103,7 +103,7 @@ class HFJudge(BaseJudge):
 
     @classmethod
     def untrained(cls, *, seed: int = 0, hidden_size: int = 64, layers: int = 2, **options: Any) -> HFJudge:
-        """Make a judge on a small Llama with random weights and a byte tokenizer: for tests and timings, knows nothing."""
+        """Make a judge that knows nothing, for tests and timings: a small random Llama with a byte tokenizer."""
         vocabulary = {symbol: index for index, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
         backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -164,7 +164,7 @@ class HFJudge(BaseJudge):
 
     @torch.inference_mode()
     def _log_odds(self, parts: Sequence[tuple[str, str]]) -> tuple[Float[Tensor, " N"], list[int]]:
-        """log P(A) - log P(B) after each prompt, and its number of tokens."""
+        """Return log P(A) - log P(B) after each prompt, and the tokens of each."""
         log_odds, num_tokens = torch.empty(len(parts)), [0] * len(parts)
         order = sorted(range(len(parts)), key=lambda index: (parts[index][0], len(parts[index][1])))
         for prefix, same in groupby(order, key=lambda index: parts[index][0]):

@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
 from iclr_repro.pairwise_review.judging import BaseJudge, Judgement, JudgementLog, judgement_of
-from iclr_repro.pairwise_review.papers import Paper, check_papers
+from iclr_repro.pairwise_review.papers import Paper, check_papers, citation_counts
 from iclr_repro.pairwise_review.simulator import judge_pairs, preference_probability
 
 
@@ -45,9 +45,9 @@ class SimJudge(BaseJudge):
             ValueError: a paper is not of this venue.
         """
         a, b = (np.array([self._of(paper) for paper in papers], dtype=np.int64) for papers in (first, second))
-        options = {"kappa": self._kappa, "position_bias": self._position_bias}
-        wins = judge_pairs(self._merit, a, b, seed=self._seed, **options)
-        probability = preference_probability(self._merit, a, b, **options)
+        kappa, position_bias = self._kappa, self._position_bias
+        wins = judge_pairs(self._merit, a, b, seed=self._seed, kappa=kappa, position_bias=position_bias)
+        probability = preference_probability(self._merit, a, b, kappa=kappa, position_bias=position_bias)
         return [Judgement(bool(win), float(p), cost_usd=0.0) for win, p in zip(wins, probability, strict=True)]
 
     def _of(self, paper: Paper) -> int:
@@ -134,7 +134,7 @@ class TextRegression:
         used = known if sample is None else [known[index] for index in sample]
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=min_df, sublinear_tf=True, stop_words="english")
         features = vectorizer.fit_transform([_text(paper) for paper in used])
-        target = np.log1p([paper.citations for paper in used])
+        target = np.log1p(citation_counts(used))
         return cls(vectorizer, Ridge(alpha=alpha).fit(features, target))
 
     def predict(self, papers: Sequence[Paper]) -> np.ndarray:

@@ -19,7 +19,6 @@ from iclr_repro.pairwise_review.counts import PairCounts, count_pairs
 from iclr_repro.pairwise_review.papers import Paper, check_papers
 from iclr_repro.pairwise_review.schedule import PairSchedule
 
-
 _BLOCK = 10_000  # rows of a file that are counted at once
 
 
@@ -143,8 +142,8 @@ class JudgementLog:
                     _ = row["id_first"], row["id_second"], row["prefer_first"]
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(
-                        f"{self.path}, line {number} is no judgement ({error!r}): expected a JSON object with id_first, "
-                        "id_second and prefer_first"
+                        f"{self.path}, line {number} is no judgement ({error!r}): expected a JSON object with "
+                        "id_first, id_second and prefer_first"
                     ) from None
                 yield row
 

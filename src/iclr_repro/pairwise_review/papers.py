@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
@@ -63,3 +65,8 @@ def check_papers(papers: Sequence[Paper], *, need_text: bool = False) -> None:
                 f"{len(empty)} papers have neither title, abstract nor text, e.g. {empty[0]!r}: "
                 "leave them out, they cannot be judged"
             )
+
+
+def citation_counts(papers: Sequence[Paper]) -> np.ndarray:
+    """Return [n] citations, NaN where unknown."""
+    return np.array([np.nan if paper.citations is None else paper.citations for paper in papers])

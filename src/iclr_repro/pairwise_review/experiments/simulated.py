@@ -1,0 +1,393 @@
+"""On simulated venues: recovery, selection, position bias, selection bias, active pairing."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.measurements import Measurements
+from iclr_repro.core.rundir import Run
+from iclr_repro.pairwise_review import figures
+from iclr_repro.pairwise_review.active import compare_actively
+from iclr_repro.pairwise_review.experiments._judged import simulate, spearman
+from iclr_repro.pairwise_review.law import predicted_correlation
+from iclr_repro.pairwise_review.measures import (
+    area_shift,
+    bootstrap_means,
+    gini,
+    impact,
+    institution_counts,
+    novelty,
+    overlap,
+    random_selection_spread,
+    random_subset_p_value,
+    swap_p_value,
+)
+from iclr_repro.pairwise_review.rankers import win_rate
+from iclr_repro.pairwise_review.rating import break_ties, meta_scores, tie_share
+from iclr_repro.pairwise_review.selection import (
+    decision_bands,
+    fill_tiers,
+    select_top,
+    select_top_by_area,
+    top_probability,
+)
+from iclr_repro.pairwise_review.simulator import judge_pairs
+
+_N = "papers of a venue"
+_M = "comparisons of a paper, m = 2 M / n"
+_PENALTY = "lambda of the Bradley-Terry fit"
+_ACCEPT = "accepted share K / n"
+_TIERS = {"oral": 0.05, "spotlight": 0.2}  # of the accepted, the rest are posters; ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """How well the strengths follow the true quality, against the budget, the law and the ratings (C2, C5, C6)."""
+
+    n: int = parameter(_N, low=12)
+    runs: int = parameter("venues a seed", low=1)
+    budgets: tuple[int, ...] = parameter(_M, low=1)
+    penalty: float = parameter(_PENALTY, low=0)
+    kappa: float = parameter("sharpness of the judge", low=0)
+
+    def run(self, run: Run) -> Result:
+        """Measure a judge without faults: no persistent error, no traits, no position effect."""
+        found: dict[str, list[float]] = {}
+
+        def note(name: str, value: float) -> None:
+            found.setdefault(name, []).append(value)
+
+        for index in range(self.runs):
+            simulation = simulate(
+                run, f"venue {index}", n=self.n, comparisons_per_paper=max(self.budgets), kappa=self.kappa
+            )
+            quality = simulation.papers.quality
+            by_budget = {}
+            for budget in self.budgets:
+                beta = simulation.fit(budget, self.penalty).beta
+                by_budget[budget] = spearman(beta, quality)
+                pearson = float(np.corrcoef(beta, quality)[0, 1])
+                note(f"pairwise/m{budget}/spearman", by_budget[budget])
+                note(f"pairwise/m{budget}/pearson", pearson)
+                law = predicted_correlation(budget, self.kappa)
+                note(f"pairwise/m{budget}/pearson_minus_law", pearson - law)
+            for one, two in itertools.pairwise(self.budgets):
+                note(f"pairwise/m{one}_to_m{two}/gain", by_budget[two] - by_budget[one])
+            rating = spearman(meta_scores(simulation.reviews), quality)
+            note("rating/spearman", rating)
+            note("rating_unrounded/spearman", spearman(simulation.reviews.mean(axis=1), quality))
+            for budget in self.budgets:
+                note(f"pairwise_minus_rating/m{budget}", by_budget[budget] - rating)
+        metrics: dict[str, float | np.ndarray] = {name: np.array(values) for name, values in found.items()}
+        table = pd.DataFrame(
+            {
+                "m": self.budgets,
+                "spearman": [np.mean(found[f"pairwise/m{m}/spearman"]) for m in self.budgets],
+                "pearson": [np.mean(found[f"pairwise/m{m}/pearson"]) for m in self.budgets],
+                "law": [predicted_correlation(m, self.kappa) for m in self.budgets],
+            }
+        ).set_index("m")
+        curves = {m: np.array(found[f"pairwise/m{m}/spearman"]) for m in self.budgets}
+        ratings = {name: np.array(found[f"{name}/spearman"]) for name in ("rating", "rating_unrounded")}
+        return Result(
+            metrics={**metrics, "n": self.n},
+            tables={"recovery": table},
+            figures={"recovery": figures.recovery(curves, table["law"], ratings)},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Citations of what is accepted, by comparisons, by ratings, by humans and at random (C3, C6, C10)."""
+
+    n: int = parameter(_N, low=12)
+    accept: float = parameter(_ACCEPT, low=0.01, high=0.99)
+    budgets: tuple[int, ...] = parameter(_M, low=1)
+    headline: int = parameter("m of the headline comparison, one of `budgets`", low=1)
+    parity: int = parameter("m that costs as many calls as the ratings (4 a paper), one of `budgets`", low=1)
+    penalty: float = parameter(_PENALTY, low=0)
+    position_bias: float = parameter("b_pos of the judge")
+    error: float = parameter("tau, standard deviation of its persistent error", low=0)
+    novelty_weight: float = parameter("g_nov of the judge")
+    prestige_weight: float = parameter("g_inst of the judge")
+    draws: int = parameter("tie-breaks of the ratings, and bootstrap draws of the figure", low=20)
+
+    def __post_init__(self) -> None:
+        """Refuse a headline without a fit."""
+        if not {self.headline, self.parity} <= set(self.budgets):
+            raise ValueError(f"headline and parity must be among the budgets {list(self.budgets)}")
+
+    def run(self, run: Run) -> Result:
+        """Select by each rule and measure."""
+        simulation = simulate(
+            run,
+            "venue",
+            n=self.n,
+            comparisons_per_paper=max(self.budgets),
+            position_bias=self.position_bias,
+            error=self.error,
+            novelty_weight=self.novelty_weight,
+            prestige_weight=self.prestige_weight,
+        )
+        papers, k = simulation.papers, round(self.accept * self.n)
+        human = select_top(simulation.human, k)
+        fits = {budget: simulation.fit(budget, self.penalty) for budget in self.budgets}
+        scores = {f"pairwise/m{budget}": fit.beta for budget, fit in fits.items()}
+        num = self.headline * self.n // 2
+        played = (simulation.first[:num], simulation.second[:num], simulation.won[:num])
+        scores["win_rate"] = win_rate(self.n, *played)
+        scores["rating"] = meta_scores(simulation.reviews)
+        scores["rating_unrounded"] = simulation.reviews.mean(axis=1)
+        scores["human"] = simulation.human
+        found = Measurements()
+        rows = {}
+        for name, score in scores.items():
+            chosen = break_ties(score, k, rng=run.rng(f"ties/{name}"), draws=self.draws)
+            values = _means([_outcomes(papers.citations, one, human) for one in chosen])
+            values |= {"spearman": spearman(score, papers.quality), "tie_share": tie_share(score, k)}
+            rows[name] = values
+            for quantity, value in values.items():
+                found.add(f"{name}/{quantity}", value)
+        log_citations = np.log1p(papers.citations)
+        mean, spread = random_selection_spread(log_citations, k)
+        rows["random"] = {"log_mean": mean, "mean": float(papers.citations.mean()), "overlap_human": k / self.n}
+        found.add("random/log_mean", mean)
+        found.add("random/log_mean_sd", spread)
+        headline = f"pairwise/m{self.headline}"
+        for other in ("rating", "rating_unrounded", "human", f"pairwise/m{self.parity}"):
+            found.add(f"headline_minus_{other}/log_mean", rows[headline]["log_mean"] - rows[other]["log_mean"])
+        found.add(
+            "parity_minus_rating/spearman", rows[f"pairwise/m{self.parity}"]["spearman"] - rows["rating"]["spearman"]
+        )
+        found.add("overlap/headline_minus_chance", rows[headline]["overlap_human"] - k / self.n)
+        best = select_top(scores[headline], k)
+        sizes = {tier: round(share * k) for tier, share in _TIERS.items()}
+        sizes["poster"] = k - sum(sizes.values())
+        for tier, members in fill_tiers(best, sizes).items():
+            found.add(f"{headline}/{tier}/log_mean", impact(papers.citations, members).log_mean)
+        found.add("n", self.n)
+        curve = {
+            budget: bootstrap_means(
+                papers.citations[select_top(scores[f"pairwise/m{budget}"], k)],
+                rng=run.rng(f"bootstrap/{budget}"),
+            )
+            for budget in self.budgets
+        }
+        levels = {name: rows[name]["mean"] for name in ("rating", "human", "random")}
+        return found.result(
+            tables={"selection": pd.DataFrame(rows).T.rename_axis("rule")},
+            figures={"citations": figures.citations_by_budget(curve, levels)},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionBias:
+    """What a judge's liking for the first position does, and what undoes it (C7)."""
+
+    n: int = parameter(_N, low=12)
+    budget: int = parameter(_M, low=1)
+    position_bias: float = parameter("b_pos of the judge")
+    penalty: float = parameter(_PENALTY, low=0)
+
+    def run(self, run: Run) -> Result:
+        """Rank by comparisons in a fixed, a random and both orders, with and without the position term."""
+        found = Measurements()
+        for order in ("fixed", "random", "both"):
+            simulation = simulate(
+                run,
+                "venue",
+                n=self.n,
+                comparisons_per_paper=self.budget,
+                position_bias=self.position_bias,
+                order=order,  # type: ignore[arg-type]
+            )
+            for name, position_effect in ((order, False), (f"{order}_corrected", True)):
+                fit = simulation.fit(self.budget, self.penalty, position_effect=position_effect)
+                found.add(f"{name}/spearman", spearman(fit.beta, simulation.papers.quality))
+                if fit.position_effect is not None:
+                    found.add(f"{name}/gamma", fit.position_effect)
+        value = found.metrics
+        found.add("random_minus_fixed", value["random/spearman"] - value["fixed/spearman"])
+        found.add("fixed_corrected_minus_random", value["fixed_corrected/spearman"] - value["random/spearman"])
+        found.add("n", self.n)
+        return found.result(tables={"position_bias": pd.Series(value, name="value").rename_axis("metric").to_frame()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionBias:
+    """What a judge's liking for familiar topics and famous institutions does to the accepted set (C8, C9)."""
+
+    n: int = parameter(_N, low=12)
+    accept: float = parameter(_ACCEPT, low=0.01, high=0.99)
+    budget: int = parameter(_M, low=1)
+    penalty: float = parameter(_PENALTY, low=0)
+    position_bias: float = parameter("b_pos of both judges")
+    error: float = parameter("tau of both judges", low=0)
+    novelty_weight: float = parameter("g_nov of the biased judge")
+    prestige_weight: float = parameter("g_inst of the biased judge")
+    draws: int = parameter("permutations of the tests", low=20)
+
+    def run(self, run: Run) -> Result:
+        """Select by a fair and by a biased judge on the same venue, and test at equal K over one universe."""
+        k = round(self.accept * self.n)
+        selected = {}
+        for name, share in (("fair", 0.0), ("biased", 1.0)):
+            simulation = simulate(
+                run,
+                "venue",
+                n=self.n,
+                comparisons_per_paper=self.budget,
+                position_bias=self.position_bias,
+                error=self.error,
+                novelty_weight=share * self.novelty_weight,
+                prestige_weight=share * self.prestige_weight,
+            )
+            selected[name] = select_top(simulation.fit(self.budget, self.penalty).beta, k)
+            beta = simulation.fit(self.budget, self.penalty).beta
+        papers = simulation.papers
+        selected["best"] = select_top(papers.quality, k)
+        human = select_top(simulation.human, k)
+        table = institution_counts(papers.institutions, range(papers.n_institutions))
+        measures = {
+            "novelty": lambda members: novelty(papers.embedding, members),
+            "novelty_all": lambda members: novelty(papers.embedding, members, pool="all"),
+            "gini": lambda members: gini(table[members].sum(axis=0)),
+        }
+        found = Measurements()
+        nulls = {}
+        for measure, statistic in measures.items():
+            for name, members in selected.items():
+                found.add(f"{name}/{measure}", statistic(members))
+            found.add(f"biased_minus_fair/{measure}", statistic(selected["biased"]) - statistic(selected["fair"]))
+            rng = run.rng(f"null/{measure}")
+            p, null = random_subset_p_value(statistic, selected["fair"], self.n, rng=rng, draws=self.draws)
+            found.add(f"fair/{measure}/p_value", p)
+            nulls[measure] = null
+            p, _ = swap_p_value(statistic, selected["biased"], selected["fair"], rng=rng, draws=self.draws)
+            found.add(f"biased_minus_fair/{measure}/p_value", p)
+        quota = dict(zip(*np.unique(papers.area[human], return_counts=True), strict=True))
+        controlled = select_top_by_area(beta, papers.area.tolist(), quota)
+        shifts = {
+            name: area_shift(papers.area.tolist(), members, human)
+            for name, members in (("biased", selected["biased"]), ("controlled", controlled))
+        }
+        for name, shift in shifts.items():
+            found.add(f"{name}/area/largest_shift", float(shift["shift"].abs().max()))
+        counts = [np.bincount(papers.area[members], minlength=12) for members in (controlled, human)]
+        found.add("controlled/area/largest_difference", float(np.abs(counts[0] - counts[1]).max()))
+        found.add("n", self.n)
+        values = {
+            measure: {name: float(found.metrics[f"{name}/{measure}"]) for name in selected}
+            for measure in ("novelty", "gini")
+        }
+        return found.result(
+            tables={"areas": shifts["biased"]}, figures={"selection_bias": figures.selection_bias(values, nulls)}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Active:
+    """Comparisons around the boundary against random ones, and how sure the decisions are (beyond the paper)."""
+
+    n: int = parameter(_N, low=12)
+    accept: float = parameter(_ACCEPT, low=0.01, high=0.99)
+    runs: int = parameter("venues a seed", low=1)
+    budget: int = parameter(_M, low=2)
+    start: float = parameter("share of the budget that is spent at random first", low=0.01, high=1)
+    rounds: int = parameter("batches of the rest", low=1)
+    share: float = parameter(
+        "share of the budget at which active pairs are compared with all random ones", low=0.1, high=1
+    )
+    penalty: float = parameter(_PENALTY, low=0)
+    position_bias: float = parameter("b_pos of the judge; its term is fitted")
+    confidence: float = parameter("of a settled decision", low=0.51, high=1)
+
+    def run(self, run: Run) -> Result:
+        """Measure the overlap with the truly best K papers along both ways of spending the budget."""
+        k, total = round(self.accept * self.n), self.budget * self.n // 2
+        found: dict[str, list[float]] = {}
+        curves: dict[str, list[list[tuple[int, float]]]] = {"active": [], "random": []}
+        for index in range(self.runs):
+            simulation = simulate(
+                run,
+                f"venue {index}",
+                n=self.n,
+                comparisons_per_paper=self.budget,
+                position_bias=self.position_bias,
+            )
+            merit, seed = simulation.merit, int(run.rng(f"active/{index}").integers(2**62))
+            best = select_top(simulation.papers.quality, k)
+
+            def answer(
+                first: np.ndarray, second: np.ndarray, merit: np.ndarray = merit, seed: int = seed
+            ) -> np.ndarray:
+                return judge_pairs(merit, first, second, seed=seed, position_bias=self.position_bias)
+
+            rounds = compare_actively(
+                answer,
+                self.n,
+                k,
+                total,
+                rng=run.rng(f"pairs/{index}"),
+                start=max(1, round(self.start * total)),
+                batch=max(1, round((1 - self.start) * total / self.rounds)),
+                penalty=self.penalty,
+                confidence=self.confidence,
+                position_effect=True,
+            )
+            curves["active"].append([(one.comparisons, overlap(select_top(one.fit.beta, k), best)) for one in rounds])
+            random = []
+            for one in rounds:
+                fit = simulation.fit(one.comparisons * 2 // self.n, self.penalty, position_effect=True)
+                random.append((one.comparisons, overlap(select_top(fit.beta, k), best)))
+            curves["random"].append(random)
+            probability = top_probability(fit, k, rng=run.rng(f"bands/{index}"))
+            settled = float((decision_bands(probability, confidence=self.confidence) != "borderline").mean())
+            inside = np.isin(np.arange(self.n), best)
+            certain = decision_bands(probability, confidence=self.confidence)
+            right = np.where(certain == "accept", inside, ~inside)[certain != "borderline"]
+            at = min(rounds, key=lambda one: abs(one.comparisons - self.share * total))
+            position = rounds.index(at)
+            for name, value in {
+                "random/overlap": random[-1][1],
+                "active/overlap": curves["active"][-1][-1][1],
+                "active/overlap_at_share": curves["active"][-1][position][1],
+                "active_at_share_minus_random": curves["active"][-1][position][1] - random[-1][1],
+                "active/share_used": at.comparisons / total,
+                "random/settled": settled,
+                "active/settled": rounds[-1].settled,
+                "random/settled_right": float(right.mean()) if len(right) else 1.0,
+            }.items():
+                found.setdefault(name, []).append(value)
+        metrics: dict[str, float | np.ndarray] = {name: np.array(values) for name, values in found.items()}
+        # Without the variance of a common shift, which changes no rank.
+        shift = 1 / (self.n * self.penalty) if self.penalty else 0.0
+        errors = np.sqrt(np.maximum(fit.standard_errors() ** 2 - shift, 0.0))
+        shown = {way: pd.DataFrame([dict(one) for one in several]) for way, several in curves.items()}
+        return Result(
+            metrics={**metrics, "n": self.n},
+            tables={"curves": pd.concat({way: table.mean() for way, table in shown.items()}, axis=1)},
+            figures={
+                "active": figures.active_curves(shown, self.share * total),
+                "bands": figures.bands(fit.beta, errors, probability, k, self.confidence),
+            },
+        )
+
+
+def _outcomes(citations: np.ndarray, selected: np.ndarray, human: np.ndarray) -> dict[str, float]:
+    found = impact(citations, selected)
+    return {
+        "log_mean": found.log_mean,
+        "mean": found.mean,
+        "median": found.median,
+        "overlap_human": overlap(selected, human),
+    }
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
