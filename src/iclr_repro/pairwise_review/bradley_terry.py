@@ -261,9 +261,8 @@ class _Problem:
         value = self.totals @ np.logaddexp(0.0, eta_P) - counts.wins_first @ eta_P
         value += 0.5 * self.penalty * theta[:n] @ theta[:n]
         residual_P = self.totals * expit(eta_P) - counts.wins_first
-        gradient_n = np.bincount(counts.first, residual_P, n) - np.bincount(counts.second, residual_P, n)
-        gradient_n = gradient_n + self.penalty * theta[:n]
-        return float(value), np.concatenate([gradient_n, self.design.T @ residual_P])
+        pull_n = np.bincount(counts.first, residual_P, n) - np.bincount(counts.second, residual_P, n)
+        return float(value), np.concatenate([pull_n + self.penalty * theta[:n], self.design.T @ residual_P])
 
     def hessian(self, theta: np.ndarray) -> _Hessian:
         eta_P = self.eta(theta)

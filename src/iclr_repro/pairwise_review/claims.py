@@ -85,7 +85,7 @@ def comparisons_beat_ratings_on_real_venues(r: Results) -> Check:
 
 @claim(id="C4", headline=True, source="Fig. 1, on real LLM outputs", paper=_NO_SCALE, data="real")
 def comparisons_beat_ratings_of_the_same_reviewers(r: Results) -> Check:
-    """With six real LLM reviewers, m = 32 follows human ratings better by 0.04 than three rounded ratings; m = 4 not."""
+    """With six real LLM reviewers, m = 32 follows humans better by 0.04 than three rounded ratings; m = 4 does not."""
     return all_of(
         at_least(r.replay["pairwise_minus_rating/m32"], 0.04),
         at_most(r.replay["pairwise_minus_rating/m4"], 0.0),

@@ -127,10 +127,10 @@ class TextRegression:
         Raises:
             ValueError: fewer than ten papers with known citations.
         """
-        check_papers(papers, need_text=True)
         known = [paper for paper in papers if paper.citations is not None]
         if len(known) < 10:
             raise ValueError(f"{len(known)} of {len(papers)} papers have known citations: too few to learn from")
+        check_papers(known, need_text=True)
         used = known if sample is None else [known[index] for index in sample]
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=min_df, sublinear_tf=True, stop_words="english")
         features = vectorizer.fit_transform([_text(paper) for paper in used])

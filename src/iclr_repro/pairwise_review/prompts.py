@@ -47,12 +47,12 @@ def _sections(text: str) -> list[tuple[str, str]]:
     """Split a text at its heading lines into (lower-case heading, body)."""
     marks = list(_HEADING.finditer(text))
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    return [(mark[1].strip().lower(), text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=True)]
+    return [(mark[1].strip().lower(), text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=False)]
 
 
 def _without_section(text: str, begins: str) -> str:
     marks = list(_HEADING.finditer(text))
-    for mark, following in zip(marks, [*(m.start() for m in marks[1:]), len(text)], strict=True):
+    for mark, following in zip(marks, [*(m.start() for m in marks[1:]), len(text)], strict=False):
         if mark[1].strip().lower().startswith(begins):
             return text[: mark.start()] + text[following:]
     return text

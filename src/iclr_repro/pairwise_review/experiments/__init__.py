@@ -2,7 +2,8 @@
 
 from iclr_repro.pairwise_review.experiments.efficiency import Efficiency
 from iclr_repro.pairwise_review.experiments.exactness import Identities
-from iclr_repro.pairwise_review.experiments.real import Cost, LanguageJudge, Replay, TextJudgeStudy, VenueTable
+from iclr_repro.pairwise_review.experiments.judges import Cost, LanguageJudge, TextJudgeStudy
+from iclr_repro.pairwise_review.experiments.replay import Replay
 from iclr_repro.pairwise_review.experiments.simulated import (
     Active,
     PositionBias,
@@ -10,6 +11,7 @@ from iclr_repro.pairwise_review.experiments.simulated import (
     Selection,
     SelectionBias,
 )
+from iclr_repro.pairwise_review.experiments.venues import VenueTable
 
 __all__ = [
     "Active",

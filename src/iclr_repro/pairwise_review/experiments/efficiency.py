@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import scipy.optimize
 import scipy.stats
 from scipy.special import expit
@@ -30,7 +31,7 @@ _PENALTY = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Efficiency:
-    """Ratios of processor times in one process. evalica and choix are optional: without them their ratio is left out."""
+    """Ratios of processor times in one process; those to evalica and choix only where these are installed."""
 
     uses_seeds: ClassVar[bool] = False
 
@@ -71,7 +72,7 @@ class Efficiency:
         if evalica := _optional("evalica"):
             pairs = first.tolist(), second.tolist()
             winners = [evalica.Winner.X if one else evalica.Winner.Y for one in won]
-            index = {item: item for item in range(n)}
+            index = pd.Index(range(n))
             actions["evalica"] = keep(
                 "evalica",
                 lambda: np.asarray(evalica.bradley_terry(*pairs, winners, index=index).scores.sort_index()),
@@ -120,12 +121,15 @@ class Efficiency:
             for reuse in (True, False)
         ]
         reused, plain = time_in_turn(
-            *(lambda judge=judge: judge.compare_many(first, second) for judge in judges),  # type: ignore[misc]
+            *(lambda judge=judge: judge.compare_many(first, second) for judge in judges),
             repeats=self.repeats,
         )
         _ratio(found, "judge/reuse_speedup", plain / reused)
-        given = [[answer.prob_first for answer in judge.compare_many(first, second)] for judge in judges]
-        found.add("judge/largest_difference", float(np.abs(np.subtract(*given)).max()))
+        with_reuse, without = (
+            np.array([answer.prob_first for answer in judge.compare_many(first, second)], dtype=np.float64)
+            for judge in judges
+        )
+        found.add("judge/largest_difference", float(np.abs(with_reuse - without).max()))
         found.add("judge/pairs_per_s", self.pairs / float(np.median(reused)))
         found.add("judge/n", self.pairs)
 

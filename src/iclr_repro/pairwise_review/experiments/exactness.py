@@ -34,12 +34,9 @@ class Identities:
         won = judge_pairs(quality, first, second, seed=seed)
         counts = count_pairs(self.n, first, second, won)
         likelihood, penalised = fit_counts(counts, penalty=0.0), fit_counts(counts, penalty=0.01)
-        expected = np.bincount(
-            counts.first, counts.totals * likelihood.probability(counts.first, counts.second), self.n
-        )
-        expected += np.bincount(
-            counts.second, counts.totals * likelihood.probability(counts.second, counts.first), self.n
-        )
+        won_by_first = counts.totals * likelihood.probability(counts.first, counts.second)
+        expected = np.bincount(counts.first, won_by_first, self.n)
+        expected += np.bincount(counts.second, counts.totals - won_by_first, self.n)
         negated = fit_counts(count_pairs(self.n, first, second, ~won), penalty=0.01)
         times = np.full(len(first), 4.0)
         scaled = fit_counts(count_pairs(self.n, first, second, times * won, times * ~won), penalty=0.04)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -161,9 +162,8 @@ class Selection:
         headline = f"pairwise/m{self.headline}"
         for other in ("rating", "rating_unrounded", "human", f"pairwise/m{self.parity}"):
             found.add(f"headline_minus_{other}/log_mean", rows[headline]["log_mean"] - rows[other]["log_mean"])
-        found.add(
-            "parity_minus_rating/spearman", rows[f"pairwise/m{self.parity}"]["spearman"] - rows["rating"]["spearman"]
-        )
+        at_parity = rows[f"pairwise/m{self.parity}"]["spearman"]
+        found.add("parity_minus_rating/spearman", at_parity - rows["rating"]["spearman"])
         found.add("overlap/headline_minus_chance", rows[headline]["overlap_human"] - k / self.n)
         best = select_top(scores[headline], k)
         sizes = {tier: round(share * k) for tier, share in _TIERS.items()}
@@ -204,7 +204,7 @@ class PositionBias:
                 n=self.n,
                 comparisons_per_paper=self.budget,
                 position_bias=self.position_bias,
-                order=order,  # type: ignore[arg-type]
+                order=order,
             )
             for name, position_effect in ((order, False), (f"{order}_corrected", True)):
                 fit = simulation.fit(self.budget, self.penalty, position_effect=position_effect)
@@ -300,9 +300,7 @@ class Active:
     budget: int = parameter(_M, low=2)
     start: float = parameter("share of the budget that is spent at random first", low=0.01, high=1)
     rounds: int = parameter("batches of the rest", low=1)
-    share: float = parameter(
-        "share of the budget at which active pairs are compared with all random ones", low=0.1, high=1
-    )
+    share: float = parameter("share of the budget given to active pairs, against all of it", low=0.1, high=1)
     penalty: float = parameter(_PENALTY, low=0)
     position_bias: float = parameter("b_pos of the judge; its term is fitted")
     confidence: float = parameter("of a settled decision", low=0.51, high=1)
@@ -323,10 +321,7 @@ class Active:
             merit, seed = simulation.merit, int(run.rng(f"active/{index}").integers(2**62))
             best = select_top(simulation.papers.quality, k)
 
-            def answer(
-                first: np.ndarray, second: np.ndarray, merit: np.ndarray = merit, seed: int = seed
-            ) -> np.ndarray:
-                return judge_pairs(merit, first, second, seed=seed, position_bias=self.position_bias)
+            answer = partial(judge_pairs, merit, seed=seed, position_bias=self.position_bias)
 
             rounds = compare_actively(
                 answer,

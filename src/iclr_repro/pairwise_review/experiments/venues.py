@@ -1,0 +1,235 @@
+"""The paper's table for a venue of real papers, with any judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
+from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.measurements import Measurements
+from iclr_repro.core.rundir import Run
+from iclr_repro.pairwise_review import figures
+from iclr_repro.pairwise_review.audit import cyclic_triads, flip_rate
+from iclr_repro.pairwise_review.bradley_terry import fit_counts
+from iclr_repro.pairwise_review.cost import CostForecast, forecast
+from iclr_repro.pairwise_review.data import (
+    known_citations,
+    load_papers,
+    mean_ratings,
+    read_paperlist,
+    simulate_text_papers,
+)
+from iclr_repro.pairwise_review.embedding import embed_texts
+from iclr_repro.pairwise_review.experiments._judged import make_judge, spearman
+from iclr_repro.pairwise_review.judges import text_reviews
+from iclr_repro.pairwise_review.judging import collect
+from iclr_repro.pairwise_review.language_judge import LanguageModelRater, Reading
+from iclr_repro.pairwise_review.measures import gini as gini_of
+from iclr_repro.pairwise_review.measures import (
+    impact,
+    institution_counts,
+    novelty,
+    overlap,
+    swap_p_value,
+)
+from iclr_repro.pairwise_review.papers import Paper, citation_counts
+from iclr_repro.pairwise_review.rating import break_ties, meta_scores, tie_share
+from iclr_repro.pairwise_review.schedule import PairSchedule
+from iclr_repro.pairwise_review.selection import fill_tiers, select_top
+
+_JUDGE_HELP = "text, untrained, hf:<name> (next token), local:<name> or openai:<name> (text)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VenueTable:
+    """The paper's table for one venue: accepted sets of humans, comparisons, ratings and chance."""
+
+    uses_seeds: ClassVar[bool] = False
+
+    data: DataChoice = parameter(DATA_CHOICE)
+    papers: str | None = parameter("JSON file of paperlists with the venue; null is CoRL 2023")
+    venue: str = parameter("name of the venue, for the prompts")
+    num_papers: int | None = parameter("papers at most; null for all", low=20)
+    comparisons: int | None = parameter("comparisons; null for all ordered pairs", low=1)
+    judge: str = parameter(_JUDGE_HELP)
+    rate: bool = parameter("also run the rating system on the same judge")
+    dry_run: bool = parameter("forecast the cost and ask nothing")
+    base_url: str | None = parameter("of an OpenAI-compatible endpoint")
+    api_key_env: str | None = parameter("environment variable with its key; null for none")
+    answers: str | None = parameter("file of paid answers (SQLite); null keeps one in the run's folder")
+    judgements: str | None = parameter("JSON-lines file of judgements, goes on where it ends; null in the run's folder")
+    concurrency: int = parameter("requests under way at once", low=1)
+    price_input: float = parameter("dollars per million input tokens", low=0)
+    price_output: float = parameter("dollars per million output tokens", low=0)
+    budget: int = parameter("tokens shown of a manuscript", low=1)
+    anonymise: bool = parameter("hide names, affiliations, acknowledgements and URLs")
+    swap: bool = parameter("ask both orders of each pair")
+    penalty: float = parameter("lambda", low=0)
+    draws: int = parameter("bootstrap draws, tie-breaks and permutations", low=20)
+
+    def run(self, run: Run) -> Result:
+        """Judge, rank, select the venue's own numbers, and set the sets beside each other."""
+        (papers, train), kind = real_or_synthetic(self.data, lambda: self._real(run), lambda: self._synthetic(run))
+        reading = Reading(venue=self.venue, budget=self.budget, blind=self.anonymise)
+        schedule = PairSchedule(len(papers), int(run.rng("pairs").integers(2**62)))
+        num = len(schedule) if self.comparisons is None else min(self.comparisons, len(schedule))
+        found = Measurements()
+        expected = self._forecast(papers, schedule, num, reading)
+        for name, amount in asdict(expected).items():
+            found.add_exact(f"forecast/{name}", amount)
+        run.log.info(
+            "%s: %s comparisons by %s, about %.4g dollars", self.venue, f"{num:,}", self.judge, expected.cost_usd
+        )
+        found.add_exact("n", len(papers))
+        if self.dry_run:
+            return found.result(data=kind)
+        judge, model = make_judge(
+            self.judge, papers, run, train=train, reading=reading, options=self._options(), swap=self.swap
+        )
+        log = self.judgements or (None if self.judge == "text" else run.dir / "judgements.jsonl")
+        judged = collect(judge, papers, schedule, num, log=log)
+        for name in ("comparisons", "unreadable", "asked_again", "input_tokens", "output_tokens"):
+            found.add_exact(f"judge/{name}", float(getattr(judged, name)))
+        found.add_exact("judge/flip_rate", flip_rate(judged.counts)[0])
+        found.add_exact("judge/cyclic_triads", cyclic_triads(judged.counts)[0])
+        scores = {"pairwise": fit_counts(judged.counts.unordered(), penalty=self.penalty).beta}
+        if self.rate:
+            scores["rating"] = self._ratings(papers, train, model, reading, run)
+        scores["human_rating"] = mean_ratings(papers)
+        table, extra = self._compare(papers, scores, run, found)
+        return found.result(tables={"venue": table, **extra}, figures={"venue": figures.venue(table)}, data=kind)
+
+    def _real(self, run: Run) -> tuple[list[Paper], list[Paper]]:
+        papers = load_papers("corl2023", find=run.locate) if self.papers is None else read_paperlist(self.papers)
+        train = [*load_papers("iclr2017", find=run.locate), *load_papers("iclr2018", find=run.locate)]
+        return known_citations(papers)[: self.num_papers], train
+
+    def _synthetic(self, run: Run) -> tuple[list[Paper], list[Paper]]:
+        rng = run.rng("papers")
+        papers = simulate_text_papers(198, rng=rng, prefix="a")[: self.num_papers]
+        return papers, simulate_text_papers(400, rng=rng, prefix="b")
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "base_url": self.base_url,
+            "api_key_env": self.api_key_env,
+            "max_concurrency": self.concurrency,
+            "price_per_million_input": self.price_input,
+            "price_per_million_output": self.price_output,
+            "answers": None if self.answers is None else Path(self.answers),
+        }
+
+    def _forecast(self, papers: Sequence[Paper], schedule: PairSchedule, num: int, reading: Reading) -> CostForecast:
+        first, second = schedule.pairs(0, num)
+        by_text = self.judge.startswith(("openai:", "local:"))
+        return forecast(
+            papers,
+            first,
+            second,
+            reading=reading,
+            answering="text" if by_text else "next_token",
+            output_tokens=100.0 if by_text else 1.0,
+            swap=self.swap,
+            price_per_million_input=self.price_input,
+            price_per_million_output=self.price_output,
+        )
+
+    def _ratings(
+        self, papers: Sequence[Paper], train: Sequence[Paper], model: Any, reading: Reading, run: Run
+    ) -> np.ndarray:
+        if self.judge == "text":
+            return meta_scores(text_reviews(train, papers, rng=run.rng("reviews")))
+        if model is None:
+            raise ValueError(f"judge={self.judge} only compares: set rate=false, or use local:<name> or openai:<name>")
+        return np.nan_to_num(LanguageModelRater(model, reading=reading).rate(papers).final, nan=0.0)
+
+    def _compare(
+        self, papers: Sequence[Paper], scores: dict[str, np.ndarray], run: Run, found: Measurements
+    ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+        """The best tier that humans chose, beside sets of the same size by each rule."""
+        citations, ids = citation_counts(papers), [paper.id for paper in papers]
+        accepted = np.array([bool(paper.accepted) for paper in papers])
+        # Where all were accepted, as in CoRL's list, the decision to compare is who is an oral.
+        human = accepted if not accepted.all() else np.array([paper.tier == "oral" for paper in papers])
+        chosen, k = np.flatnonzero(human), int(human.sum())
+        embedding = embed_texts(papers)
+        places = institution_counts([paper.institutions for paper in papers])
+        measures = {"novelty": lambda members: novelty(embedding, members)}
+        if places.any():
+            measures["gini"] = lambda members: gini_of(places[members].sum(axis=0))
+        sets = {"human": [chosen]}
+        for name, score in scores.items():
+            sets[name] = break_ties(score, k, rng=run.rng(f"ties/{name}"), draws=20)
+            found.add_exact(f"{name}/tie_share", tie_share(score, k))
+            found.add_exact(f"{name}/spearman_citations", spearman(score, citations))
+        rng = run.rng("random")
+        sets["random"] = [rng.permutation(len(papers))[:k] for _ in range(max(self.draws, 100))]
+        rows: dict[str, dict[str, float]] = {}
+        for name, several in sets.items():
+            outcomes = [impact(citations, members) for members in several]
+            row = {field: float(np.mean([getattr(one, field) for one in outcomes])) for field in _IMPACT}
+            row["overlap_human"] = float(np.mean([overlap(members, chosen) for members in several]))
+            for measure, statistic in measures.items():
+                row[measure] = float(np.mean([statistic(members) for members in several]))
+            rows[name] = row
+            samples = run.rng(f"bootstrap/{name}")
+            for field, value in row.items():
+                if field == "mean" and name != "random":
+                    known = citations[several[0]]
+                    draws = known[samples.integers(k, size=(self.draws, k))].mean(axis=1)
+                    found.add_draws(f"{name}/mean", value, draws)
+                else:
+                    found.add_exact(f"{name}/{field}", value)
+        if "rating" in sets:
+            self._add_difference(found, citations, sets, run)
+        best = select_top(scores["pairwise"], k, ids=ids)
+        for measure, statistic in measures.items():
+            p, _ = swap_p_value(statistic, best, chosen, rng=run.rng(f"swap/{measure}"), draws=self.draws)
+            found.add_exact(f"pairwise_minus_human/{measure}/p_value", p)
+        found.add_exact("chance/overlap_human", k / len(papers))
+        found.add_exact("accepted/n", k)
+        tiers = {t: sum(paper.tier == t for paper in papers) for t in ("oral", "spotlight", "poster")}
+        order = select_top(scores["pairwise"], sum(tiers.values()), ids=ids)
+        by_tier = {}
+        for tier, members in fill_tiers(order, tiers).items():
+            if len(members):
+                theirs = np.array([index for index, paper in enumerate(papers) if paper.tier == tier])
+                by_tier[tier] = {
+                    "n": len(members),
+                    "pairwise_mean": impact(citations, members).mean,
+                    "pairwise_median": impact(citations, members).median,
+                    "human_mean": impact(citations, theirs).mean,
+                    "human_median": impact(citations, theirs).median,
+                }
+                found.add_exact(f"pairwise/{tier}/mean", by_tier[tier]["pairwise_mean"])
+                found.add_exact(f"human/{tier}/mean", by_tier[tier]["human_mean"])
+        return pd.DataFrame(rows).T.rename_axis("set"), {"tiers": pd.DataFrame(by_tier).T.rename_axis("tier")}
+
+    def _add_difference(
+        self, found: Measurements, citations: np.ndarray, sets: dict[str, list[np.ndarray]], run: Run
+    ) -> None:
+        """Mean citations of the two systems' sets, resampled over all papers; the rating's over its tie-breaks."""
+        n, rng = len(citations), run.rng("bootstrap/difference")
+        share = {
+            name: np.mean([np.isin(np.arange(n), members) for members in sets[name]], axis=0)
+            for name in ("pairwise", "rating")
+        }
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=self.draws)
+        known = np.where(np.isnan(citations), 0.0, citations)
+        counted = ~np.isnan(citations)
+
+        def mean(weights: np.ndarray) -> np.ndarray:
+            return np.asarray((weights @ known) / (weights @ counted))
+
+        draws = mean(counts * share["pairwise"]) - mean(counts * share["rating"])
+        value = float(mean(share["pairwise"]) - mean(share["rating"]))
+        found.add_draws("pairwise_minus_rating/mean", value, draws)
+
+
+_IMPACT = ("mean", "median", "log_mean")
