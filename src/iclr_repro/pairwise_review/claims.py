@@ -71,10 +71,10 @@ def comparisons_beat_ratings(r: Results) -> Check:
 )
 def comparisons_beat_ratings_on_real_venues(r: Results) -> Check:
     """With a real language model, mean citations by comparisons exceed those by ratings on at least two venues."""
-    tables = [r.corl_table, r.iclr2024_table, r.iclr2023_table, r.neurips2023_table, r.emnlp2023_table]
+    names = ("corl_table", "emnlp2023_table", "iclr2023_table", "iclr2024_table", "neurips2023_table")
     better = []
-    for table in tables:
-        if "pairwise/mean" in table.metrics and "rating/mean" in table.metrics:
+    for table in (getattr(r, name) for name in names if name in r):
+        if "pairwise_minus_rating/mean" in table.metrics:
             difference = table["pairwise_minus_rating/mean"]
             better.append(bool(difference.interval and difference.interval[0] > 0))
     if len(better) < 2:
