@@ -133,8 +133,9 @@ def require_connected(counts: PairCounts) -> None:
     graph = scipy.sparse.csr_array((np.ones(won.sum()), (winner[won], loser[won])), shape=(n, n))
     number, group = scipy.sparse.csgraph.connected_components(graph, directed=True, connection="strong")
     if number > 1:
-        sizes = np.bincount(group)
-        members = [np.flatnonzero(group == one) for one in np.argsort(-sizes, kind="stable")[:4]]
+        # The largest first, equal ones by their smallest id.
+        smallest = np.unique(group, return_index=True)[1]
+        members = [np.flatnonzero(group == one) for one in np.lexsort((smallest, -np.bincount(group)))[:4]]
         named = "; ".join(
             f"{', '.join(map(str, ids[:5]))}{f' and {len(ids) - 5} more' if len(ids) > 5 else ''}" for ids in members
         )

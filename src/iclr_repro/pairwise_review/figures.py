@@ -59,6 +59,7 @@ def citations_by_budget(curve: Mapping[int, np.ndarray], levels: Mapping[str, fl
     for color, (name, value) in zip(COLORS[1:], levels.items(), strict=False):
         ax.axhline(value, color=color, linestyle="--", label=name)
     _budget_axis(ax, budgets)
+    ax.set_ylim(bottom=0.9 * min(*levels.values(), low.min()))
     ax.set(ylabel="mean citations of the accepted", title="Impact of the accepted set, simulated venue")
     ax.legend(fontsize=8)
     return made
@@ -66,15 +67,18 @@ def citations_by_budget(curve: Mapping[int, np.ndarray], levels: Mapping[str, fl
 
 def selection_bias(values: Mapping[str, Mapping[str, float]], nulls: Mapping[str, np.ndarray]) -> Figure:
     """Novelty and Gini of the accepted sets among random sets of the same size."""
-    made, axes = figure(width=6.4, height=2.9, ncols=2)
+    made, axes = figure(width=6.4, height=3.1, ncols=2)
     labels = {"novelty": "mean distance to the nearest neighbour", "gini": "Gini of papers by institution"}
     names = {"fair": "fair judge", "biased": "biased judge", "best": "truly best"}
     for ax, (measure, of_sets) in zip(axes[0], values.items(), strict=True):
         ax.hist(nulls[measure], bins=30, color="0.8", label="random sets")
         for color, (name, value) in zip(COLORS, of_sets.items(), strict=False):
             ax.axvline(value, color=color, linewidth=1.8, label=names.get(name, name))
-        ax.set(xlabel=labels[measure], ylabel="random sets")
-    axes[0, 1].legend(fontsize=7, loc="upper right")
+        ax.set(xlabel=labels[measure])
+        ax.margins(x=0.08)
+    axes[0, 0].set_ylabel("random sets of equal size")
+    handles, shown = axes[0, 0].get_legend_handles_labels()
+    made.legend(handles, shown, fontsize=8, loc="outside upper center", ncols=4)
     return made
 
 

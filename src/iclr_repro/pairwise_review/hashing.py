@@ -11,7 +11,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FEISTEL_ROUNDS = 6
 
 
-def mix64(x: np.ndarray) -> np.ndarray:
+def mix64(x: np.ndarray | np.uint64) -> np.ndarray:
     """Scramble 64-bit words by the finaliser of SplitMix64 (Steele, Lea and Flood 2014), a bijection."""
     x = x ^ (x >> np.uint64(30))
     x = x * np.uint64(0xBF58476D1CE4E5B9)
