@@ -47,8 +47,8 @@ def test_both_solvers_minimise_the_same_objective() -> None:
         {"covariates": traits},
         {"position_effect": True, "covariates": traits},
     ):
-        newton = fit_bradley_terry(40, *data, **options)  # type: ignore[arg-type]
-        lbfgs = fit_bradley_terry(40, *data, **options, solver="lbfgs")  # type: ignore[arg-type]
+        newton = fit_bradley_terry(40, *data, **options)
+        lbfgs = fit_bradley_terry(40, *data, **options, solver="lbfgs")
         np.testing.assert_allclose(newton.beta, lbfgs.beta, atol=1e-5)
         np.testing.assert_allclose(newton.covariate_effects, lbfgs.covariate_effects, atol=1e-5)
         assert newton.max_abs_gradient < 1e-6
@@ -156,7 +156,7 @@ def test_one_sided_positions_are_refused() -> None:
 def test_bad_comparisons_are_refused(arguments: tuple[list[float], ...], message: str) -> None:
     arrays = [np.array(one, dtype=np.int64) if one == [] else one for one in arguments]
     with pytest.raises(ValueError, match=message):
-        fit_bradley_terry(3, *arrays)  # type: ignore[arg-type]
+        fit_bradley_terry(3, *arrays)
 
 
 @pytest.mark.parametrize(

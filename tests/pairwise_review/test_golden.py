@@ -86,7 +86,7 @@ def test_win_rate_and_elo(path: Path) -> None:
 def test_simulated_judge(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = {name: np.array(value) if isinstance(value, list) else value for name, value in read_json(path).items()}
     merit = case["q"] + case["trait_weight"] * case["trait"]
-    options = {"kappa": case["kappa"], "position_bias": case["position_bias"]}
+    options: dict[str, Any] = {"kappa": case["kappa"], "position_bias": case["position_bias"]}
     probability = preference_probability(merit, case["first"], case["second"], **options)
     np.testing.assert_allclose(probability, case["p_first_wins"], atol=1e-12, rtol=0)
     monkeypatch.setattr("iclr_repro.pairwise_review.simulator.keyed_uniform", lambda *key: case["uniform"])

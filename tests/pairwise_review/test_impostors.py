@@ -21,7 +21,7 @@ EXPERIMENTS = ("recovery", "selection", "replay", "selection_bias")
 SIZES: dict[str, dict[str, Any]] = {
     "recovery": {"n": 150, "runs": 1, "budgets": [4, 8, 16, 32, 64, 128]},
     "selection": {"n": 150, "budgets": [8, 64]},
-    "replay": {"data": "synthetic", "num_papers": 150, "runs": 1, "budgets": [4, 8, 16, 32], "judge_aware": 4},
+    "replay": {"data": "synthetic", "num_papers": 150, "runs": 1, "budgets": [4, 8, 16, 32], "judge_aware": 32},
     "selection_bias": {"n": 150, "draws": 40},
 }
 Impostor = Callable[[pytest.MonkeyPatch], None]

@@ -134,9 +134,9 @@ def test_text_judge_finds_words_that_are_cited() -> None:
 def test_text_regression_needs_known_citations_and_text() -> None:
     with pytest.raises(ValueError, match="0 of 12 papers have known citations"):
         TextRegression.fit([Paper(id=str(i), title="a") for i in range(12)])
-    with pytest.raises(ValueError, match="neither title, abstract nor text, e.g. '0'"):
+    with pytest.raises(ValueError, match=r"neither title, abstract nor text, e\.g\. '0'"):
         check_papers([Paper(id="0", title=" "), Paper(id="1", title="a")], need_text=True)
-    with pytest.raises(ValueError, match="1 paper ids occur more than once, e.g. 'x'"):
+    with pytest.raises(ValueError, match=r"1 paper ids occur more than once, e\.g\. 'x'"):
         check_papers([Paper(id="x", title="a"), Paper(id="x", title="b")])
     with pytest.raises(ValueError, match="write None where they are unknown"):
         Paper(id="x", title="a", citations=-1)
@@ -273,7 +273,8 @@ def test_decisions_are_read(answer: str, expected: bool | None) -> None:
 
 
 def test_blinding_removes_names_links_and_acknowledgements() -> None:
-    text = "See https://lab.org/x and me@lab.org, by Ada Lovelace of Stanford.\nAcknowledgments\nThanks to NSF.\nConclusion\nDone."
+    text = "See https://lab.org/x and me@lab.org, by Ada Lovelace of Stanford.\n"
+    text += "Acknowledgments\nThanks to NSF.\nConclusion\nDone."
     blind = anonymise(text, ["Ada Lovelace", "Stanford"])
     assert "Done." in blind
     for hidden in ("lab.org", "Ada", "Stanford", "NSF"):

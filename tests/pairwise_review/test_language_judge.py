@@ -19,7 +19,12 @@ import numpy as np
 import pytest
 
 from core.openai_server import API_KEY, MODEL, OpenAIServer, Reply, Request, error, prompt_of, says
-from iclr_repro.core.language_model import EndpointLanguageModel, LanguageModelError, load_language_model
+from iclr_repro.core.language_model import (
+    CachedLanguageModel,
+    EndpointLanguageModel,
+    LanguageModelError,
+    load_language_model,
+)
 from iclr_repro.pairwise_review import (
     LanguageModelJudge,
     LanguageModelRater,
@@ -159,7 +164,8 @@ def test_faults_of_the_endpoint_lose_and_repeat_nothing(server: OpenAIServer, tm
 
 
 def test_malformed_json_ends_with_a_clear_error_and_keeps_what_was_paid(server: OpenAIServer, tmp_path: Path) -> None:
-    those, answered = papers(5), []
+    those = papers(5)
+    answered: list[str] = []
 
     def respond(request: Request) -> Reply:
         if len(answered) == 3:
@@ -176,6 +182,7 @@ def test_malformed_json_ends_with_a_clear_error_and_keeps_what_was_paid(server: 
     again = LanguageModelJudge(model(server, tmp_path))
     assert collect(again, those, PairSchedule(5, 0), 20).comparisons == 20
     assert len(server.requests) - before == 17
+    assert isinstance(again.model, CachedLanguageModel)
     assert again.model.reused.answers == 3
 
 
@@ -240,14 +247,13 @@ def test_the_key_is_in_no_file_message_or_log(
 
 
 def test_ratings_take_four_calls_a_paper(server: OpenAIServer, tmp_path: Path) -> None:
-    review = {"summary": "s", "strengths": "s", "weaknesses": "w"} | dict.fromkeys(
-        ("soundness", "presentation", "contribution", "confidence"), 3
-    )
+    review = dict.fromkeys(("summary", "strengths", "weaknesses"), "s")
+    scores = dict.fromkeys(("soundness", "presentation", "contribution", "confidence"), 3)
 
     def respond(request: Request) -> Reply:
         if "area chair" in prompt_of(request):
             return says(json.dumps({"overall": 8}))
-        return says(json.dumps({**review, "overall": 4 + request["seed"]}))
+        return says(json.dumps({**review, **scores, "overall": 4 + request["seed"]}))
 
     server.respond = respond
     ratings = LanguageModelRater(model(server, tmp_path)).rate(papers(3))
@@ -315,17 +321,8 @@ def test_forecast_is_the_bill(server: OpenAIServer, tmp_path: Path) -> None:
 
     server.respond = respond
     first, second = PairSchedule(6, 0).pairs(0, 30)
-    expected = forecast(
-        those,
-        first,
-        second,
-        reading=reading,
-        answering="text",
-        output_tokens=2,
-        **PRICES,
-        seconds_per_call=2,
-        concurrency=4,
-    )
+    rest: dict[str, Any] = {**PRICES, "output_tokens": 2, "seconds_per_call": 2, "concurrency": 4}
+    expected = forecast(those, first, second, reading=reading, answering="text", **rest)
     found = collect(asking, those, PairSchedule(6, 0), 30)
     assert expected.calls == 30
     assert expected.wall_s == 15.0

@@ -152,7 +152,7 @@ def test_gini_by_hand() -> None:
 def test_an_institution_counts_once_a_paper_and_zeros_count() -> None:
     institutions = [["x", "x", "y"], ["x"], ["z"]]
     assert institution_gini(institutions, [0, 1]) == pytest.approx(gini([2, 1, 0]))
-    with pytest.raises(ValueError, match="not in the universe, e.g. 'z'"):
+    with pytest.raises(ValueError, match=r"not in the universe, e\.g\. 'z'"):
         institution_gini(institutions, [0], universe=["x", "y"])
 
 

@@ -104,7 +104,7 @@ class JudgeAwareFit:
         beta: [n] strengths, mean zero.
         discrimination: [K] a, mean one; 0 is a coin, below 0 a judge that prefers the worse.
         position: [K] g.
-        objective: with the penalty lambda/2 ||beta||^2.
+        objective: with the penalties.
     """
 
     beta: np.ndarray
@@ -123,6 +123,8 @@ def fit_judge_aware(
     penalty: float = 0.1,
 ) -> JudgeAwareFit:
     """Fit strengths with a discrimination and a position effect for each judge (cf. arXiv 2601.21817).
+
+    Beside lambda/2 ||beta||^2, sum_k (a_k - 1)^2 / 2 keeps a judge with few comparisons from an extreme temper.
 
     Args:
         n_items: papers.
@@ -153,10 +155,11 @@ def fit_judge_aware(
         difference = beta[a] - beta[b]
         eta = scale[of] * difference + shift[of]
         value = totals @ np.logaddexp(0, eta) - wins @ eta + 0.5 * penalty * beta @ beta
+        value += 0.5 * ((scale - 1.0) ** 2).sum()
         residual = totals * expit(eta) - wins
         flow = residual * scale[of]
         to_beta = np.bincount(a, flow, n_items) - np.bincount(b, flow, n_items) + penalty * beta
-        to_scale = np.bincount(of, residual * difference, num_judges)
+        to_scale = np.bincount(of, residual * difference, num_judges) + scale - 1.0
         to_shift = np.bincount(of, residual, num_judges)
         return float(value), np.concatenate([to_beta, to_scale - to_scale.mean(), to_shift])
 

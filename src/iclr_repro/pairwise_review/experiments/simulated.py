@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
@@ -270,7 +271,7 @@ class SelectionBias:
             nulls[measure] = null
             p, _ = swap_p_value(statistic, selected["biased"], selected["fair"], rng=rng, draws=self.draws)
             found.add(f"biased_minus_fair/{measure}/p_value", p)
-        quota = dict(zip(*np.unique(papers.area[human], return_counts=True), strict=True))
+        quota = Counter(papers.area[human].tolist())
         controlled = select_top_by_area(beta, papers.area.tolist(), quota)
         shifts = {
             name: area_shift(papers.area.tolist(), members, human)
