@@ -88,7 +88,9 @@ def simulate(
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the rank correlation."""
+    """Return the rank correlation, NaN if one side is constant."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan")
     return float(scipy.stats.spearmanr(one, other).statistic)
 
 

@@ -96,8 +96,14 @@ class VenueTable:
         judged = collect(judge, papers, schedule, num, log=log)
         for name in ("comparisons", "unreadable", "asked_again", "input_tokens", "output_tokens"):
             found.add_exact(f"judge/{name}", float(getattr(judged, name)))
-        found.add_exact("judge/flip_rate", flip_rate(judged.counts)[0])
-        found.add_exact("judge/cyclic_triads", cyclic_triads(judged.counts)[0])
+        for name, measure in (("flip_rate", flip_rate), ("cyclic_triads", cyclic_triads)):
+            try:
+                share, number = measure(judged.counts)
+            except ValueError as reason:
+                run.log.info("no %s: %s", name, reason)
+            else:
+                found.add_exact(f"judge/{name}", share)
+                found.add_exact(f"judge/{name}/n", number)
         scores = {"pairwise": fit_counts(judged.counts.unordered(), penalty=self.penalty).beta}
         if self.rate:
             scores["rating"] = self._ratings(papers, train, model, reading, run)
@@ -167,7 +173,8 @@ class VenueTable:
         for name, score in scores.items():
             sets[name] = break_ties(score, k, rng=run.rng(f"ties/{name}"), draws=20)
             found.add_exact(f"{name}/tie_share", tie_share(score, k))
-            found.add_exact(f"{name}/spearman_citations", spearman(score, citations))
+            if not np.isnan(correlation := spearman(score, citations)):
+                found.add_exact(f"{name}/spearman_citations", correlation)
         rng = run.rng("random")
         sets["random"] = [rng.permutation(len(papers))[:k] for _ in range(max(self.draws, 100))]
         rows: dict[str, dict[str, float]] = {}
