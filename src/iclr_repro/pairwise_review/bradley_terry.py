@@ -255,19 +255,24 @@ class _Problem:
         eta_P = theta[self.counts.first] - theta[self.counts.second]
         return eta_P + self.design @ theta[n:] if self.design.shape[1] else eta_P
 
-    def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+    def evaluate(self, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """J, its gradient, and the weights n s(eta) s(-eta) of the Hessian, from one exponential a pair."""
         counts, n, eta_P = self.counts, self.counts.n_items, self.eta(theta)
+        tail_P = np.exp(-np.abs(eta_P))
+        unlikely_P = tail_P / (1.0 + tail_P)  # of the two outcomes, the probability of the less likely one
+        softplus_P = np.maximum(eta_P, 0.0) + np.log1p(tail_P)
         # softplus(-x) = softplus(x) - x
-        value = self.totals @ np.logaddexp(0.0, eta_P) - counts.wins_first @ eta_P
-        value += 0.5 * self.penalty * theta[:n] @ theta[:n]
-        residual_P = self.totals * expit(eta_P) - counts.wins_first
+        value = self.totals @ softplus_P - counts.wins_first @ eta_P + 0.5 * self.penalty * theta[:n] @ theta[:n]
+        residual_P = self.totals * np.where(eta_P >= 0, 1.0 - unlikely_P, unlikely_P) - counts.wins_first
         pull_n = np.bincount(counts.first, residual_P, n) - np.bincount(counts.second, residual_P, n)
-        return float(value), np.concatenate([pull_n + self.penalty * theta[:n], self.design.T @ residual_P])
+        gradient = np.concatenate([pull_n + self.penalty * theta[:n], self.design.T @ residual_P])
+        return float(value), gradient, self.totals * unlikely_P * (1.0 - unlikely_P)
+
+    def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        return self.evaluate(theta)[:2]
 
     def hessian(self, theta: np.ndarray) -> _Hessian:
-        eta_P = self.eta(theta)
-        weights_P = self.totals * expit(eta_P) * expit(-eta_P)
-        return _Hessian(self, weights_P)
+        return _Hessian(self, self.evaluate(theta)[2])
 
 
 class _Hessian(LinearOperator):
@@ -313,25 +318,25 @@ def _solve(hessian: _Hessian, right: np.ndarray, relative_error: float) -> np.nd
 
 def _newton(problem: _Problem, target: float) -> tuple[np.ndarray, int]:
     theta = np.zeros(problem.counts.n_items + problem.design.shape[1])
-    value, gradient = problem.value_and_gradient(theta)
+    value, gradient, weights = problem.evaluate(theta)
     start = np.linalg.norm(gradient)
     for iteration in range(_MAX_NEWTON_STEPS):
         if np.abs(gradient).max() <= target:
             return theta, iteration
         # Tighter as the gradient falls, which keeps the convergence faster than linear.
         relative_error = min(0.1, np.sqrt(np.linalg.norm(gradient) / start))
-        step = _solve(problem.hessian(theta), -gradient, relative_error)
+        step = _solve(_Hessian(problem, weights), -gradient, relative_error)
         slope, size = gradient @ step, 1.0
         while True:
             proposed = theta + size * step
-            new_value, new_gradient = problem.value_and_gradient(proposed)
+            new_value, new_gradient, new_weights = problem.evaluate(proposed)
             # Near the minimum J no longer resolves the decrease; the gradient still does.
             if new_value <= value + _ARMIJO * size * slope or np.linalg.norm(new_gradient) < np.linalg.norm(gradient):
                 break
             size *= 0.5
             if size < 1e-8:
                 return theta, iteration
-        theta, value, gradient = proposed, new_value, new_gradient
+        theta, value, gradient, weights = proposed, new_value, new_gradient, new_weights
     return theta, _MAX_NEWTON_STEPS
 
 
