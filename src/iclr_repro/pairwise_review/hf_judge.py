@@ -170,14 +170,14 @@ class HFJudge(BaseJudge):
         for prefix, same in groupby(order, key=lambda index: parts[index][0]):
             members = list(same)
             prefix_tokens = self._tokens(prefix)
+            suffixes = {index: self._tokens(parts[index][1]) for index in members}
+            for index, suffix in suffixes.items():
+                num_tokens[index] = len(prefix_tokens) + len(suffix)
+            self._check_length(max(num_tokens[index] for index in members))
             cache = self._read_prefix(prefix_tokens) if self._reuse_prefix else None
             for start in range(0, len(members), self._batch_size):
                 batch = members[start : start + self._batch_size]
-                suffixes = [self._tokens(parts[index][1]) for index in batch]
-                for index, suffix in zip(batch, suffixes, strict=True):
-                    num_tokens[index] = len(prefix_tokens) + len(suffix)
-                self._check_length(max(num_tokens[index] for index in batch))
-                log_odds[batch] = self._score(prefix_tokens, suffixes, cache)
+                log_odds[batch] = self._score(prefix_tokens, [suffixes[index] for index in batch], cache)
         return log_odds, num_tokens
 
     def _read_prefix(self, tokens: list[int]) -> Any:

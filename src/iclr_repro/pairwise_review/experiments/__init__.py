@@ -1,11 +1,11 @@
 """The experiments of the paper and ours, one class a figure or table."""
 
+from iclr_repro.pairwise_review.experiments.active import Active
 from iclr_repro.pairwise_review.experiments.efficiency import Efficiency
 from iclr_repro.pairwise_review.experiments.exactness import Identities
 from iclr_repro.pairwise_review.experiments.judges import Cost, LanguageJudge, TextJudgeStudy
 from iclr_repro.pairwise_review.experiments.replay import Replay
 from iclr_repro.pairwise_review.experiments.simulated import (
-    Active,
     PositionBias,
     Recovery,
     Selection,

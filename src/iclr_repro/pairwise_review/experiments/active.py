@@ -1,0 +1,113 @@
+"""Which pairs to compare next, and how sure the decisions are (ours)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.rundir import Run
+from iclr_repro.pairwise_review import figures
+from iclr_repro.pairwise_review.active import compare_actively
+from iclr_repro.pairwise_review.experiments._judged import simulate
+from iclr_repro.pairwise_review.measures import (
+    overlap,
+)
+from iclr_repro.pairwise_review.selection import (
+    decision_bands,
+    select_top,
+    top_probability,
+)
+from iclr_repro.pairwise_review.simulator import judge_pairs
+
+_N = "papers of a venue"
+_M = "comparisons of a paper, m = 2 M / n"
+_PENALTY = "lambda of the Bradley-Terry fit"
+_ACCEPT = "accepted share K / n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Active:
+    """Comparisons around the boundary against random ones, and how sure the decisions are (beyond the paper)."""
+
+    n: int = parameter(_N, low=12)
+    accept: float = parameter(_ACCEPT, low=0.01, high=0.99)
+    runs: int = parameter("venues a seed", low=1)
+    budget: int = parameter(_M, low=2)
+    start: float = parameter("share of the budget that is spent at random first", low=0.01, high=1)
+    rounds: int = parameter("batches of the rest", low=1)
+    share: float = parameter("share of the budget given to active pairs, against all of it", low=0.1, high=1)
+    penalty: float = parameter(_PENALTY, low=0)
+    position_bias: float = parameter("b_pos of the judge; its term is fitted")
+    confidence: float = parameter("of a settled decision", low=0.51, high=1)
+
+    def run(self, run: Run) -> Result:
+        """Measure the overlap with the truly best K papers along both ways of spending the budget."""
+        k, total = round(self.accept * self.n), self.budget * self.n // 2
+        found: dict[str, list[float]] = {}
+        curves: dict[str, list[list[tuple[int, float]]]] = {"active": [], "random": []}
+        for index in range(self.runs):
+            simulation = simulate(
+                run,
+                f"venue {index}",
+                n=self.n,
+                comparisons_per_paper=self.budget,
+                position_bias=self.position_bias,
+            )
+            merit, seed = simulation.merit, int(run.rng(f"active/{index}").integers(2**62))
+            best = select_top(simulation.papers.quality, k)
+
+            answer = partial(judge_pairs, merit, seed=seed, position_bias=self.position_bias)
+
+            rounds = compare_actively(
+                answer,
+                self.n,
+                k,
+                total,
+                rng=run.rng(f"pairs/{index}"),
+                start=max(1, round(self.start * total)),
+                batch=max(1, round((1 - self.start) * total / self.rounds)),
+                penalty=self.penalty,
+                confidence=self.confidence,
+                position_effect=True,
+            )
+            curves["active"].append([(one.comparisons, overlap(select_top(one.fit.beta, k), best)) for one in rounds])
+            random = []
+            for one in rounds:
+                fit = simulation.fit(one.comparisons * 2 // self.n, self.penalty, position_effect=True)
+                random.append((one.comparisons, overlap(select_top(fit.beta, k), best)))
+            curves["random"].append(random)
+            probability = top_probability(fit, k, rng=run.rng(f"bands/{index}"))
+            settled = float((decision_bands(probability, confidence=self.confidence) != "borderline").mean())
+            inside = np.isin(np.arange(self.n), best)
+            certain = decision_bands(probability, confidence=self.confidence)
+            right = np.where(certain == "accept", inside, ~inside)[certain != "borderline"]
+            at = min(rounds, key=lambda one: abs(one.comparisons - self.share * total))
+            position = rounds.index(at)
+            for name, value in {
+                "random/overlap": random[-1][1],
+                "active/overlap": curves["active"][-1][-1][1],
+                "active/overlap_at_share": curves["active"][-1][position][1],
+                "active_at_share_minus_random": curves["active"][-1][position][1] - random[-1][1],
+                "active/share_used": at.comparisons / total,
+                "random/settled": settled,
+                "active/settled": rounds[-1].settled,
+                "random/settled_right": float(right.mean()) if len(right) else 1.0,
+            }.items():
+                found.setdefault(name, []).append(value)
+        metrics: dict[str, float | np.ndarray] = {name: np.array(values) for name, values in found.items()}
+        # Without the variance of a common shift, which changes no rank.
+        shift = 1 / (self.n * self.penalty) if self.penalty else 0.0
+        errors = np.sqrt(np.maximum(fit.standard_errors() ** 2 - shift, 0.0))
+        shown = {way: pd.DataFrame([dict(one) for one in several]) for way, several in curves.items()}
+        return Result(
+            metrics={**metrics, "n": self.n},
+            tables={"curves": pd.concat({way: table.mean() for way, table in shown.items()}, axis=1)},
+            figures={
+                "active": figures.active_curves(shown, self.share * total),
+                "bands": figures.bands(fit.beta, errors, probability, k, self.confidence),
+            },
+        )
