@@ -20,6 +20,11 @@ from iclr_repro.pairwise_review.prompts import load_template
 from iclr_repro.pairwise_review.schedule import Order, schedule_pairs
 from iclr_repro.pairwise_review.simulator import SimulatedPapers, judge_pairs, rate_papers, simulate_papers
 
+N_HELP = "papers of a venue"
+M_HELP = "comparisons of a paper, m = 2 M / n"
+PENALTY_HELP = "lambda of the Bradley-Terry fit"
+ACCEPT_HELP = "accepted share K / n"
+
 HUMAN_NOISE = 1.0
 """Of the simulated human decision, in standard deviations of quality: ours, the sheet has none."""
 

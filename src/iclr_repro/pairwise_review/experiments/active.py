@@ -12,7 +12,7 @@ from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review import figures
 from iclr_repro.pairwise_review.active import compare_actively
-from iclr_repro.pairwise_review.experiments._judged import simulate
+from iclr_repro.pairwise_review.experiments._judged import ACCEPT_HELP, M_HELP, N_HELP, PENALTY_HELP, simulate
 from iclr_repro.pairwise_review.measures import (
     overlap,
 )
@@ -23,24 +23,19 @@ from iclr_repro.pairwise_review.selection import (
 )
 from iclr_repro.pairwise_review.simulator import judge_pairs
 
-_N = "papers of a venue"
-_M = "comparisons of a paper, m = 2 M / n"
-_PENALTY = "lambda of the Bradley-Terry fit"
-_ACCEPT = "accepted share K / n"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Active:
     """Comparisons around the boundary against random ones, and how sure the decisions are (beyond the paper)."""
 
-    n: int = parameter(_N, low=12)
-    accept: float = parameter(_ACCEPT, low=0.01, high=0.99)
+    n: int = parameter(N_HELP, low=12)
+    accept: float = parameter(ACCEPT_HELP, low=0.01, high=0.99)
     runs: int = parameter("venues a seed", low=1)
-    budget: int = parameter(_M, low=2)
+    budget: int = parameter(M_HELP, low=2)
     start: float = parameter("share of the budget that is spent at random first", low=0.01, high=1)
     rounds: int = parameter("batches of the rest", low=1)
     share: float = parameter("share of the budget given to active pairs, against all of it", low=0.1, high=1)
-    penalty: float = parameter(_PENALTY, low=0)
+    penalty: float = parameter(PENALTY_HELP, low=0)
     position_bias: float = parameter("b_pos of the judge; its term is fitted")
     confidence: float = parameter("of a settled decision", low=0.51, high=1)
 

@@ -15,7 +15,7 @@ from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review import figures
 from iclr_repro.pairwise_review.audit import trait_regression
 from iclr_repro.pairwise_review.counts import count_pairs
-from iclr_repro.pairwise_review.experiments._judged import simulate, spearman
+from iclr_repro.pairwise_review.experiments._judged import ACCEPT_HELP, M_HELP, N_HELP, PENALTY_HELP, simulate, spearman
 from iclr_repro.pairwise_review.law import predicted_correlation
 from iclr_repro.pairwise_review.measures import (
     area_shift,
@@ -37,10 +37,6 @@ from iclr_repro.pairwise_review.selection import (
     select_top_by_area,
 )
 
-_N = "papers of a venue"
-_M = "comparisons of a paper, m = 2 M / n"
-_PENALTY = "lambda of the Bradley-Terry fit"
-_ACCEPT = "accepted share K / n"
 _TRAIT_PENALTY = 1.0
 """Of the regression on traits: the strengths beside them are N(0, 1) in the simulator."""
 _TIERS = {"oral": 0.05, "spotlight": 0.2}  # of the accepted, the rest are posters; ours
@@ -50,10 +46,10 @@ _TIERS = {"oral": 0.05, "spotlight": 0.2}  # of the accepted, the rest are poste
 class Recovery:
     """How well the strengths follow the true quality, against the budget, the law and the ratings (C2, C5, C6)."""
 
-    n: int = parameter(_N, low=12)
+    n: int = parameter(N_HELP, low=12)
     runs: int = parameter("venues a seed", low=1)
-    budgets: tuple[int, ...] = parameter(_M, low=1)
-    penalty: float = parameter(_PENALTY, low=0)
+    budgets: tuple[int, ...] = parameter(M_HELP, low=1)
+    penalty: float = parameter(PENALTY_HELP, low=0)
     kappa: float = parameter("sharpness of the judge", low=0)
 
     def run(self, run: Run) -> Result:
@@ -106,12 +102,12 @@ class Recovery:
 class Selection:
     """Citations of what is accepted, by comparisons, by ratings, by humans and at random (C3, C6, C10)."""
 
-    n: int = parameter(_N, low=12)
-    accept: float = parameter(_ACCEPT, low=0.01, high=0.99)
-    budgets: tuple[int, ...] = parameter(_M, low=1)
+    n: int = parameter(N_HELP, low=12)
+    accept: float = parameter(ACCEPT_HELP, low=0.01, high=0.99)
+    budgets: tuple[int, ...] = parameter(M_HELP, low=1)
     headline: int = parameter("m of the headline comparison, one of `budgets`", low=1)
     parity: int = parameter("m that costs as many calls as the ratings (4 a paper), one of `budgets`", low=1)
-    penalty: float = parameter(_PENALTY, low=0)
+    penalty: float = parameter(PENALTY_HELP, low=0)
     position_bias: float = parameter("b_pos of the judge")
     error: float = parameter("tau, standard deviation of its persistent error", low=0)
     novelty_weight: float = parameter("g_nov of the judge")
@@ -189,10 +185,10 @@ class Selection:
 class PositionBias:
     """What a judge's liking for the first position does, and what undoes it (C7)."""
 
-    n: int = parameter(_N, low=12)
-    budget: int = parameter(_M, low=1)
+    n: int = parameter(N_HELP, low=12)
+    budget: int = parameter(M_HELP, low=1)
     position_bias: float = parameter("b_pos of the judge")
-    penalty: float = parameter(_PENALTY, low=0)
+    penalty: float = parameter(PENALTY_HELP, low=0)
 
     def run(self, run: Run) -> Result:
         """Rank by comparisons in a fixed, a random and both orders, with and without the position term."""
@@ -222,10 +218,10 @@ class PositionBias:
 class SelectionBias:
     """What a judge's liking for familiar topics and famous institutions does to the accepted set (C8, C9)."""
 
-    n: int = parameter(_N, low=12)
-    accept: float = parameter(_ACCEPT, low=0.01, high=0.99)
-    budget: int = parameter(_M, low=1)
-    penalty: float = parameter(_PENALTY, low=0)
+    n: int = parameter(N_HELP, low=12)
+    accept: float = parameter(ACCEPT_HELP, low=0.01, high=0.99)
+    budget: int = parameter(M_HELP, low=1)
+    penalty: float = parameter(PENALTY_HELP, low=0)
     position_bias: float = parameter("b_pos of both judges")
     error: float = parameter("tau of both judges", low=0)
     novelty_weight: float = parameter("g_nov of the biased judge")

@@ -106,7 +106,9 @@ class VenueTable:
                 found.add_exact(f"judge/{name}/n", number)
         scores = {"pairwise": fit_counts(judged.counts.unordered(), penalty=self.penalty).beta}
         if self.rate:
-            scores["rating"] = self._ratings(papers, train, model, reading, run)
+            ratings = self._ratings(papers, train, model, reading, run)
+            found.add_exact("rating/unusable", float(np.isnan(ratings).sum()))
+            scores["rating"] = np.nan_to_num(ratings, nan=0.0)  # below every rating
         scores["human_rating"] = mean_ratings(papers)
         table, extra = self._compare(papers, scores, run, found)
         return found.result(tables={"venue": table, **extra}, figures={"venue": figures.venue(table)}, data=kind)
@@ -153,7 +155,7 @@ class VenueTable:
             return meta_scores(text_reviews(train, papers, rng=run.rng("reviews")))
         if model is None:
             raise ValueError(f"judge={self.judge} only compares: set rate=false, or use local:<name> or openai:<name>")
-        return np.nan_to_num(LanguageModelRater(model, reading=reading).rate(papers).final, nan=0.0)
+        return LanguageModelRater(model, reading=reading).rate(papers).final
 
     def _compare(
         self, papers: Sequence[Paper], scores: dict[str, np.ndarray], run: Run, found: Measurements
