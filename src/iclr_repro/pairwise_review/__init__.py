@@ -10,6 +10,8 @@ model, tie-breaks and the unit of institutions are our documented choices. Symbo
     gamma                 advantage of being shown first                      `position_effect`
     K                     accepted papers                                     `select_top`
     G                     Gini coefficient of accepted papers by institution  `institution_gini`
+
+The judge on a local model is `iclr_repro.pairwise_review.hf_judge.HFJudge`, apart since it imports transformers.
 """
 
 from iclr_repro.pairwise_review.active import compare_actively, propose_pairs
