@@ -35,6 +35,8 @@ ALL_MAPS = tuple(FEATURE_MAPS)
 def small_mixing(**changes: Any) -> Mixing:
     """Two clusters of 16 nodes, a few updates."""
     settings: dict[str, Any] = {
+        "long_trainings": 1,
+        "short_trainings": 1,
         "num_nodes": 16,
         "num_clusters": 2,
         "long_steps": 60,
@@ -60,7 +62,7 @@ def small_forecasting() -> Forecasting:
         dataset="pems08_tail",
         data_dir=None,
         num_nodes=6,
-        attentions=("softmax", "eala_collision"),
+        attentions=("softmax_sdpa", "eala_collision"),
         temporal_attention="softmax",
         input_dim=4,
         tod_dim=4,

@@ -295,6 +295,22 @@ def test_a_row_without_keys_is_named_or_gives_zero() -> None:
             "scores: 5 of 5 queries have scores that are not finite, the first at index",
         ),
         ({"k": torch.full((9, 4), math.inf)}, "scores: 5 of 5 queries have scores that are not finite"),
+        (
+            {"solver": "fixed", "theta": torch.ones(4)},
+            r"theta: got shape \[4\], expected one that broadcasts to \[5\], the queries",
+        ),
+        (
+            {"solver": "fixed", "theta": torch.tensor([1.0, 1.0, -0.5, 1.0, 1.0])},
+            "theta: got values from -0.5, expected >= 0 everywhere",
+        ),
+        ({"solver": "fixed", "theta": torch.full((5,), math.nan)}, "theta: got values from nan, expected >= 0"),
+        ({"solver": lambda var: var * math.nan}, "solver: returned nan for 5 of 5 queries, expected finite r > 0"),
+        ({"solver": lambda var: 0 * var}, "solver: returned 0.0 for 5 of 5 queries, expected finite r > 0"),
+        ({"solver": lambda var: torch.ones(1)}, r"solver: returned shape \[1\] for variances of shape \[5\]"),
+        ({"empty": "nan"}, "empty: got 'nan', expected one of error, zero"),
+        ({"q": torch.ones(5, 4, dtype=torch.long)}, "q and k: got torch.int64 and torch.float32, expected floating"),
+        ({"v": torch.ones(9, 2, dtype=torch.int32)}, "v: got torch.int32, expected floating point"),
+        ({"q": torch.ones(5, 0), "k": torch.ones(9, 0)}, r"q and k: got shapes \[5, 0\] and \[9, 0\], that is d = 0"),
     ],
 )
 def test_bad_input_is_refused(unchecked: None, changes: dict[str, Any], message: str) -> None:
@@ -328,3 +344,9 @@ def random_case(*, spread: float = 1.0) -> dict[str, Any]:
         "v": v,
         "options": {"key_mask": None, "solver": "collision", "feature_map": "relu"},
     }
+
+
+def test_queries_and_keys_of_different_precision_are_refused() -> None:
+    q, k, v = torch.randn(3, 4), torch.randn(5, 4), torch.randn(5, 2)
+    with pytest.raises(ValueError, match=r"q and k: got torch.float32 and torch.float64, expected both or none"):
+        entropy_linear_attention(q, k.double(), v)

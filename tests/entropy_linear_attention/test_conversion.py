@@ -10,13 +10,16 @@ from iclr_repro.entropy_linear_attention import (
     EntropyLinearAttention,
     InvertedForecaster,
     MultiheadAttention,
+    attainment_report,
     attention_entropy_report,
     attention_layers,
     convert_attention,
+    entropy_equality,
     entropy_estimate,
     relative_attention_entropy,
     softmax_entropy,
 )
+from iclr_repro.entropy_linear_attention.conversion import observed_attention
 from iclr_repro.entropy_linear_attention.layers import projected_heads
 from iclr_repro.entropy_linear_attention.mechanisms import EntropyEquality, Softmax
 
@@ -153,12 +156,55 @@ def test_relative_entropy_is_one_for_uniform_attention_and_less_for_softmax() ->
     assert max(relative_attention_entropy(sharp, x, generator=torch.Generator()).values()) < 0.97
 
 
+def test_sampled_queries_keep_their_positions() -> None:
+    """CosFormer's weights depend on the places of queries: those of a sample must be those they have among all."""
+    model, x, layer = host("cosformer").double(), window().double(), "temporal.0.attention"
+    for seed in range(3):
+        sample: dict[str, Any] = {"generator": torch.Generator().manual_seed(seed), "num_queries": 1}
+        found = relative_attention_entropy(model, x, **sample)[layer]
+        seen = observed_attention(model, x, generator=torch.Generator().manual_seed(seed), num_queries=1)[layer]
+        (place,) = seen.chosen.tolist()
+        nearness = torch.cos(math.pi / 2 / 12 * (place - torch.arange(12)))
+        weights = (seen.q[..., place, None, :].relu() * seen.k.relu()).sum(dim=-1) * nearness
+        weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-6)
+        assert found == pytest.approx(float(torch.special.entr(weights).sum(dim=-1).mean()) / math.log(12))
+
+
+@pytest.mark.parametrize("solver", ["collision", "fixed"])
+def test_attainment_is_that_of_the_models_own_layers(solver: str) -> None:
+    model = host(f"eala_{solver}").double()
+    x = window().double()
+    for one in attention_layers(model).values():
+        one.in_proj_weight.data *= 6
+    report = attainment_report(model, x, generator=torch.Generator(), num_queries=12)
+    assert list(report.index) == list(attention_layers(model))
+    layer: Any = attention_layers(model)["spatial.0.attention"]
+    seen = observed_attention(model, x, generator=torch.Generator(), num_queries=12)["spatial.0.attention"]
+    equal = entropy_equality(seen.q, seen.k, solver=solver, theta=layer.mechanism.theta)
+    assert report.at["spatial.0.attention", "attainment"] == pytest.approx(float((equal.theta > 0).double().mean()))
+    assert report.at["spatial.0.attention", "dead"] == pytest.approx(float((seen.q.amax(dim=-1) <= 0).double().mean()))
+    if solver == "collision":
+        assert 0 < report.at["spatial.0.attention", "attainment"] < 1
+    assert attainment_report(host(), window(), generator=torch.Generator()).empty
+
+
+def test_report_has_the_temperature_of_the_layer() -> None:
+    model = host("softmax_t4").double()
+    x = window().double()
+    row = attention_entropy_report(model, x, generator=torch.Generator(), feature_map="identity").loc[
+        "spatial.0.attention", 1
+    ]
+    seen = observed_attention(model, x, generator=torch.Generator())["spatial.0.attention"]
+    exact = softmax_entropy(seen.q[:, 1], seen.k[:, 1], feature_map="identity", scale=1 / (math.sqrt(8) * 4))
+    assert row["entropy"] == pytest.approx(float(exact.mean()), rel=1e-12)
+
+
 def test_what_cannot_be_converted_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"layers: the model has no attention layer \['spatial.7'\]; it has \['temporal.0"
     ):
         convert_attention(host(), layers=["spatial.7"])
-    with pytest.raises(ValueError, match="convert_attention: the model has no attention layer to convert"):
+    with pytest.raises(ValueError, match=r"layers: got None of the model.s attention layers \[\]: nothing to"):
         convert_attention(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="layer '' adds keys of its own"):
         convert_attention(nn.MultiheadAttention(4, 2, add_bias_kv=True))

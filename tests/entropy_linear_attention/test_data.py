@@ -6,11 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iclr_repro.entropy_linear_attention import FULL_SETS, load_full
+from iclr_repro.entropy_linear_attention import FULL_SETS, Series, load_full
 
 
 def values(num_rows: int = 400, num_nodes: int = 3) -> np.ndarray:
     return np.random.default_rng(0).integers(1, 90, (num_rows, num_nodes, 3)).astype(float)
+
+
+def inputs(one: Series) -> np.ndarray:
+    """The inputs of the training windows, [windows, T, N]."""
+    return one.values[one.train[:, None] + np.arange(one.num_steps)]
 
 
 def test_a_plain_file_is_cut_into_the_official_parts(tmp_path: Path) -> None:
@@ -20,7 +25,7 @@ def test_a_plain_file_is_cut_into_the_official_parts(tmp_path: Path) -> None:
     assert (one.values == data[..., 0]).all()
     assert [len(part) for part in (one.train, one.validation, one.test)] == [226, 75, 76]
     assert (one.slots[0], one.weekdays[0], one.weekdays[288]) == (0, 4, 5)
-    stacked = one.inputs(one.train)
+    stacked = inputs(one)
     assert (one.mean, one.std) == pytest.approx((stacked.mean(), stacked.std()))
     assert one.zeros_are_missing
 
@@ -41,7 +46,7 @@ def test_the_indexed_form_brings_its_own_parts(tmp_path: Path) -> None:
     one = load_full("PEMS08", tmp_path)
     for part, key in ((one.train, "train"), (one.validation, "val"), (one.test, "test")):
         assert part.tolist() == parts[key].tolist()
-    assert one.mean == pytest.approx(one.inputs(one.train).mean())
+    assert one.mean == pytest.approx(inputs(one).mean())
 
 
 def test_what_is_not_there_or_of_another_form_is_refused(tmp_path: Path) -> None:

@@ -146,6 +146,31 @@ def test_heads_that_do_not_divide_are_refused() -> None:
         make(num_heads=3)
 
 
+def test_an_unknown_attention_over_time_is_refused(unchecked: None) -> None:
+    with pytest.raises(ValueError, match="temporal_attention: got 'sofmax', expected one of same, softmax"):
+        make(temporal_attention="sofmax")
+
+
+@pytest.mark.parametrize("build", [make, lambda: STID(5)])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x[:, :, :4], r"x: got shape \[3, 12, 4, 3\], expected \(batch, 12, 5, 3\): value, time of day"),
+        (lambda x: x[..., :2], r"x: got shape \[3, 12, 5, 2\], expected \(batch, 12, 5, 3\)"),
+        (lambda x: x[:, :7], r"x: got shape \[3, 7, 5, 3\], expected \(batch, 12, 5, 3\)"),
+        (
+            lambda x: x + torch.tensor([0.0, 1.0, 0.0]),
+            r"x: channel 1 is from 1.* to .*, expected the time of day",
+        ),
+        (lambda x: x - torch.tensor([0.0, 1.0, 0.0]), r"x: channel 1 is from -\d\.\d+ to .*, expected the time of day"),
+        (lambda x: x + torch.tensor([0.0, 0.0, 7.0]), r"x: channel 2 is from \d+ to \d+, expected the weekday 0\.\.6"),
+    ],
+)
+def test_windows_of_another_form_are_refused(unchecked: None, build: Any, spoil: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()(spoil(windows()))
+
+
 def test_initialised_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

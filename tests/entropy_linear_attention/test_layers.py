@@ -11,6 +11,7 @@ from iclr_repro.entropy_linear_attention import (
     causal_entropy_linear_attention,
     entropy_linear_attention,
 )
+from iclr_repro.entropy_linear_attention.layers import projected_heads
 from iclr_repro.entropy_linear_attention.mechanisms import Softmax, Uniform
 
 
@@ -47,7 +48,7 @@ def test_self_attention_takes_one_projection_and_gives_the_same() -> None:
 
 def test_heads_are_those_of_the_function() -> None:
     layer, one = EntropyLinearAttention(8, 2, solver="shannon4"), x(1, 6, 8)
-    q, k, v = layer.projected(one, one, one)
+    q, k, v = projected_heads(layer, one, one, one)
     assert q.shape == (1, 2, 6, 4)
     merged = entropy_linear_attention(q, k, v, solver="shannon4").transpose(1, 2).flatten(2)
     torch.testing.assert_close(layer(one, one, one)[0], layer.out_proj(merged))
@@ -57,7 +58,7 @@ def test_heads_are_those_of_the_function() -> None:
 def test_weights_on_request_are_the_dense_ones(average: bool) -> None:
     layer, one = EntropyLinearAttention(8, 2), x(3, 6, 8)
     _, weights = layer(one, one, one, need_weights=True, average_attn_weights=average)
-    q, k, _ = layer.projected(one, one, one)
+    q, k, _ = projected_heads(layer, one, one, one)
     dense = attention_weights(q, k)
     torch.testing.assert_close(weights, dense.mean(dim=1) if average else dense)
 
@@ -72,7 +73,7 @@ def test_input_without_a_batch() -> None:
 
 def test_causal_attention_needs_no_mask_of_pairs() -> None:
     layer, one = EntropyLinearAttention(8, 2), x(2, 6, 8)
-    q, k, v = layer.projected(one, one, one)
+    q, k, v = projected_heads(layer, one, one, one)
     expected = layer.out_proj(causal_entropy_linear_attention(q, k, v).transpose(1, 2).flatten(2))
     mask = nn.Transformer.generate_square_subsequent_mask(6)
     torch.testing.assert_close(layer(one, one, one, attn_mask=mask, is_causal=True)[0], expected)
@@ -111,9 +112,20 @@ def test_dropout_acts_in_training_only() -> None:
     torch.testing.assert_close(layer(one, one, one)[0], layer(one, one, one)[0])
 
 
+def test_parameters_are_made_on_the_device_and_in_the_dtype_asked_for() -> None:
+    layer = EntropyLinearAttention(8, 2, solver="fixed", device="meta", dtype=torch.float64)
+    assert {(weights.device.type, weights.dtype) for weights in layer.parameters()} == {("meta", torch.float64)}
+    assert EntropyLinearAttention(8, 2, dtype=torch.bfloat16)(*[x(2, 5, 8).bfloat16()] * 3)[0].dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (
+            lambda: EntropyLinearAttention(8, 2, add_bias_kv=True),
+            "add_bias_kv: got True, expected False: EALA has no keys besides those it is given",
+        ),
+        (lambda: EntropyLinearAttention(8, 2, add_zero_attn=True), "add_zero_attn: got True, expected False: EALA has"),
         (
             lambda: EntropyLinearAttention(10, 4),
             "embed_dim 10 cannot be cut into 4 heads of equal size: choose num_heads",

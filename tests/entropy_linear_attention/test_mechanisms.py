@@ -105,6 +105,14 @@ def test_masked_keys_have_no_influence(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
+def test_a_row_without_any_key_is_refused_by_all(name: str) -> None:
+    mask = torch.ones(3, 1, 9, dtype=torch.bool)
+    mask[2] = False
+    with pytest.raises(ValueError, match=r"key_mask: no key is left in row\(s\) \[\(2, 0\)\]: drop them"):
+        make(name)(*tensors(), mask)
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
 def test_weights_read_off_are_those_that_are_used(name: str) -> None:
     q, k, v = tensors()
     torch.testing.assert_close(mechanism_weights(make(name), q, k) @ v, make(name)(q, k, v))

@@ -122,6 +122,14 @@ def test_multistep_divides_the_rate_by_ten_at_its_epochs() -> None:
     assert rates == pytest.approx([0.01] * epoch + [0.001])
 
 
+def test_a_constant_rate_stays() -> None:
+    keeper = learner(Linear(), schedule="constant", batch_size=64)
+    before = float(keeper.learner.model.state_dict()["weight"])
+    assert "learning_rate" not in keeper.step()  # no schedule to report
+    # The first update of Adam is as long as the learning rate.
+    assert abs(float(keeper.learner.model.state_dict()["weight"]) - before) == pytest.approx(0.01, rel=1e-3)
+
+
 def test_squared_error_over_all_samples_and_nodes() -> None:
     class Zero(nn.Module):
         def __init__(self) -> None:

@@ -17,7 +17,7 @@ from iclr_repro.topoformer.attention import (
     alive_parameters,
     reflect_after_step,
 )
-from iclr_repro.topoformer.baselines import control_full, materialised_attention
+from iclr_repro.topoformer.baselines import materialised_attention
 from iclr_repro.topoformer.sheet import circular_mask, territories
 
 X = torch.randn(3, 7, 36, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -131,6 +131,33 @@ def test_heads_can_share_a_sheet_as_territories() -> None:
         q, k, v = (x[..., own] for x in (pooled, sheets["key"], sheets["value"]))
         attended[..., own] = materialised_attention(q, k, v, torch.eye(9, dtype=torch.float64))[0]
     torch.testing.assert_close(module(X), module.fc_out(attended))
+
+
+def test_scores_are_those_that_attention_is_made_of() -> None:
+    module = attention(num_heads=4, rectify=True)
+    weights = torch.softmax(module.scores(X), dim=-1)
+    value = module._split(module.value(X).relu())
+    torch.testing.assert_close(module(X), module.fc_out(module._join(weights @ value).relu()))
+
+
+def test_sheets_can_have_borders() -> None:
+    module = attention(wrap=False)
+    bounded = circular_mask(36, 0.2, wrap=False)
+    torch.testing.assert_close(module.querying.pooling_matrix(), bounded.double() / bounded.sum().double().sqrt())
+    assert torch.equal(module.fc_out.mask, circular_mask(36, 0.3, wrap=False))
+
+
+def test_gaussian_connections_are_drawn_once_and_saved() -> None:
+    module = attention(mask_type="gaussian")
+    for layer in (module.querying, module.fc_out):
+        assert layer.mask.diagonal().all()
+        assert 36 < layer.mask.sum() < 36 * 36
+    torch.manual_seed(1)
+    other: Any = TopographicSelfAttention(36, sq=0.2, sr=0.3, mask_type="gaussian").double()
+    assert not torch.equal(other.querying.mask, module.querying.mask)
+    other.load_state_dict(module.state_dict())
+    torch.testing.assert_close(other(X), module(X))
+    torch.testing.assert_close(module.querying.pooling_matrix().norm(), torch.tensor(1.0, dtype=torch.float64))
 
 
 def test_attention_dropout_is_off_in_evaluation() -> None:
@@ -260,17 +287,19 @@ def test_it_runs_under_automatic_mixed_precision() -> None:
     x = X.float()
     with torch.autocast("cpu", torch.bfloat16):
         found = module(x)
-    torch.testing.assert_close(found.float(), module(x), rtol=0.1, atol=0.3)
+    assert found.dtype == torch.bfloat16
+    expected = module(x)
+    assert (found.float() - expected).norm() < 2**-7 * expected.norm()  # the spacing of bf16 at 1
+    torch.testing.assert_close(found.float(), expected, rtol=0.0, atol=2**-6)  # at values up to 2: a few roundings
 
 
 def test_the_released_control_has_scores_of_rank_one_and_a_positive_dense_output() -> None:
     torch.manual_seed(0)
-    module: Any = control_full(36).double()
+    module = attention(sq=1.0, sr=1.0, mask_type="full")
     assert module.querying is not None
     torch.testing.assert_close(module.querying.pooling_matrix(), torch.full((36, 36), 1 / 36, dtype=torch.float64))
     query, key = module.sheets(X)["query"][0], module.sheets(X)["key"][0]
-    scores = module.querying(query) @ key.T / 6
-    torch.testing.assert_close(scores, query.sum(dim=1)[:, None] * key.sum(dim=1) / (36 * 6))
+    torch.testing.assert_close(module.scores(X)[0, 0], query.sum(dim=1)[:, None] * key.sum(dim=1) / (36 * 6))
     module(X)
     assert (module.fc_out.weight > 0).all()
 
@@ -290,11 +319,13 @@ def test_alive_parameters_leave_out_what_is_always_zero() -> None:
         ({"sq": 0.2, "local_querying": 0.2}, "sq=0.2 and local_querying=0.2: queries are either pooled or made by"),
         ({"sq": -1.0, "learned_querying": True}, "learned_querying scales the pools of spatial querying, but sq=-1"),
         ({"sr": -1.0, "signed_reweighting": True}, "signed_reweighting is about local weights, but sr=-1"),
+        ({"mask_type": "square"}, "mask_type: got 'square', expected one of circular, gaussian, full"),
+        ({"mask_type": "full"}, 'mask_type "full" joins all units: got the share 0.2, set sq and sr to 1'),
         ({"num_heads": 5}, "num_heads: got 5 for 36 units, expected a divisor >= 1"),
         ({"num_heads": 3}, "num_units: got 12, expected a perfect square"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+def test_bad_options_are_refused(unchecked: None, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         attention(**options)
 

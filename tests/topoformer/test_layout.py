@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
-from iclr_repro.topoformer import posthoc_layout, topographic_statistic, topographize
+from iclr_repro.topoformer import posthoc_layout, topographic_statistic, topographize, unit_correlations
 from iclr_repro.topoformer.brain import smooth_fields
 from iclr_repro.topoformer.layout import _greedy_swaps, layout_of_correlations
 from iclr_repro.topoformer.sheet import squared_distances
@@ -46,6 +46,21 @@ def test_a_shuffled_map_is_put_in_order_on_examples_that_it_has_not_seen() -> No
     assert topographic_statistic(x[40:][:, order]).mean > 0.4
     with pytest.raises(ValueError, match="restarts: got 0, expected >= 1"):
         layout_of_correlations(np.eye(9), rng=rng, restarts=0)
+
+
+def test_sheets_that_move_together_get_one_order() -> None:
+    """The key sheet is noise on the query's map: alone it has another best order than together with it."""
+    rng = np.random.default_rng(0)
+    shuffle = rng.permutation(64)
+    query = smooth_fields(80, 64, sigma=1.5, rng=rng)[:, shuffle]
+    key = 0.5 * query + smooth_fields(80, 64, sigma=1.5, rng=rng)[:, rng.permutation(64)]
+    order = posthoc_layout(query, key, rng=np.random.default_rng(1), restarts=3)
+    mean = (unit_correlations(query) + unit_correlations(key)) / 2
+    assert (order == layout_of_correlations(mean, rng=np.random.default_rng(1), restarts=3)).all()
+    alone = posthoc_layout(key, rng=np.random.default_rng(1), restarts=3)
+    assert topographic_statistic(key[:, alone]).mean > topographic_statistic(key[:, order]).mean
+    with pytest.raises(ValueError, match="activations: got no sheet, expected one or more to lay out together"):
+        posthoc_layout(rng=rng)
 
 
 def test_encoders_get_pools_on_every_attention() -> None:

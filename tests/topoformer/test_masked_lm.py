@@ -20,7 +20,13 @@ from transformers import (
     pipeline,
 )
 
-from iclr_repro.topoformer import TopoformerConfig, TopoformerForMaskedLM, TopoformerForSequenceClassification
+from iclr_repro.topoformer import (
+    SpatialReweighting,
+    TopoformerConfig,
+    TopoformerForMaskedLM,
+    TopoformerForSequenceClassification,
+    circular_mask,
+)
 from iclr_repro.topoformer.glue import GLUE_TASKS, glue_metric, wordpiece_tokenizer
 from iclr_repro.topoformer.masked_lm import sinusoidal_positions
 from iclr_repro.topoformer.pretraining import Pretraining, Recipe, SegmentStream, budget_triangle
@@ -113,7 +119,18 @@ def test_sheets_are_those_of_every_layer() -> None:
     torch.testing.assert_close(sheets[0]["key"], first.attention.key(first.norm_attention(x)))
 
 
-@pytest.mark.parametrize("options", [{}, {"sq": -1.0, "sr": -1.0}, {"num_attention_heads": 4, "causal": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sq": -1.0, "sr": -1.0},
+        {"num_attention_heads": 4, "causal": True},
+        {"sq": 1.0, "sr": 1.0, "mask_type": "full"},
+        {"mask_type": "gaussian", "wrap": False},
+        {"learned_querying": True, "rectify": True},
+        {"sq": -1.0, "local_querying": 0.3},
+    ],
+)
 def test_saved_models_come_back_the_same(options: dict[str, object], tmp_path: Path) -> None:
     m = model(**options)
     m.train()(IDS, labels=IDS).loss.backward()
@@ -130,6 +147,16 @@ def test_saved_models_come_back_the_same(options: dict[str, object], tmp_path: P
     assert isinstance(classifier, TopoformerForSequenceClassification)
     torch.testing.assert_close(classifier.topoformer.eval()(IDS), m.topoformer(IDS))
     assert torch.isfinite(classifier(IDS).logits).all()
+
+
+def test_options_of_the_configuration_reach_every_attention() -> None:
+    for block in model(wrap=False, rectify=True, learned_querying=True).topoformer.blocks:
+        assert block.attention.rectify
+        assert block.attention.querying.gain is not None
+        assert torch.equal(block.attention.fc_out.mask, circular_mask(16, 0.3, wrap=False))
+    for block in model(sq=-1.0, local_querying=0.3).topoformer.blocks:
+        assert block.attention.querying is None
+        assert isinstance(block.attention.key, SpatialReweighting)
 
 
 def test_classification_reads_the_first_position() -> None:
@@ -159,9 +186,13 @@ def test_it_works_with_the_trainer_and_the_fill_mask_pipeline(tmp_path: Path) ->
     assert found == 5
 
 
-def test_bad_sizes_are_refused() -> None:
+def test_bad_sizes_are_refused(unchecked: None) -> None:
     with pytest.raises(ValueError, match="intermediate_size: got 5, expected an even number"):
         config(intermediate_size=5)
+    with pytest.raises(ValueError, match=r"sq=0\.3 and local_querying=0\.3: queries are either pooled or made by"):
+        model(local_querying=0.3)
+    with pytest.raises(ValueError, match="mask_type: got 'square', expected one of circular, gaussian, full"):
+        model(mask_type="square")
     with pytest.raises(ValueError, match="sequences of 13 tokens, but max_position_embeddings is 12"):
         model()(torch.ones(1, 13, dtype=torch.int64))
 
@@ -169,10 +200,16 @@ def test_bad_sizes_are_refused() -> None:
 # --- pre-training ----------------------------------------------------------------------------------------------------
 
 
-def stream(texts: list[str], seed: int = 0, pool: int = 6) -> SegmentStream:
+def stream(texts: list[str], seed: int = 0, pool: int = 6, max_segments: int | None = None) -> SegmentStream:
     documents = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset()
     return SegmentStream(
-        documents, lambda text: [int(word) for word in text.split()], length=4, separator=1, pool_size=pool, seed=seed
+        documents,
+        lambda text: [int(word) for word in text.split()],
+        length=4,
+        separator=1,
+        pool_size=pool,
+        seed=seed,
+        max_segments=max_segments,
     )
 
 
@@ -197,6 +234,16 @@ def test_a_stream_goes_on_from_a_saved_place() -> None:
     resumed = stream(texts, seed=9)
     resumed.load_state_dict(state)
     assert torch.equal(resumed.take(60), expected)
+
+
+def test_an_epoch_can_be_capped() -> None:
+    texts = [" ".join(str(10 * k + j) for j in range(3)) for k in range(1, 21)]
+    capped = stream(texts, pool=1, max_segments=5)
+    in_order = capped.take(12).tolist()
+    assert in_order == [[*map(int, text.split()), 1] for text in (*texts[:5], *texts[:5], *texts[:2])]
+    resumed = stream(texts, pool=1, max_segments=5)
+    resumed.load_state_dict(capped.state_dict())
+    assert torch.equal(resumed.take(9), capped.take(9))
 
 
 def test_too_little_text_is_refused() -> None:
@@ -239,10 +286,9 @@ def test_pretraining_goes_on_from_a_saved_state_bit_for_bit() -> None:
     whole = learner()
     for _ in range(2):
         whole.step()
-    state, generator = copy.deepcopy(whole.state_dict()), whole._generator.get_state()
+    state = copy.deepcopy(whole.state_dict())
     resumed = learner(seed=5)
     resumed.load_state_dict(state)
-    resumed._generator.set_state(generator)
     expected = [whole.step() for _ in range(2)]
     assert [resumed.step() for _ in range(2)] == expected
     assert expected[-1]["batch"] == 8.0
@@ -285,4 +331,9 @@ def test_nine_numbers_come_from_eight_tasks() -> None:
 def test_word_pieces_are_plain_lower_case() -> None:
     tokenizer = wordpiece_tokenizer(TEXTS, 200)
     assert tokenizer.tokenize("ZOË\u2019s") == tokenizer.tokenize("zoes")
-    assert tokenizer("the", "mat")["input_ids"] == tokenizer("the mat")["input_ids"]
+    the, mat = (tokenizer(word, add_special_tokens=False)["input_ids"] for word in ("the", "mat"))
+    separator = tokenizer.sep_token_id
+    assert tokenizer("the")["input_ids"] == [*the, separator]
+    assert tokenizer("the", "mat")["input_ids"] == [*the, separator, *mat, separator]
+    cut = tokenizer("the the the", "mat mat mat", truncation=True, max_length=6)["input_ids"]
+    assert cut.count(separator) == 2

@@ -63,6 +63,15 @@ def test_generated_sentiment_has_two_words_of_its_label() -> None:
     assert found.train_labels.mean() == pytest.approx(0.5, abs=0.1)
 
 
+def test_labels_take_turns_in_a_random_order() -> None:
+    labels = np.array([0] * 30 + [1] * 20)
+    order = data.alternating_order(labels, rng=np.random.default_rng(0))
+    assert sorted(order) == list(range(50))
+    assert labels[order[:40]].reshape(20, 2).sum(axis=1).tolist() == [1] * 20
+    assert (labels[order[40:]] == 0).all()
+    assert order[labels[order] == 0].tolist() != list(range(30)), "rows of a label are shuffled too"
+
+
 def test_lines_end_at_newlines_only_and_have_equal_fields(tmp_path: Path) -> None:
     path = tmp_path / "x.tsv.gz"
     path.write_bytes(gzip.compress("label\ttext\n1\tgood\u2028film\n0\tbad\n".encode()))
@@ -96,7 +105,9 @@ def test_the_other_texts_have_their_documented_sizes() -> None:
     imdb = data.load_imdb()
     assert (len(imdb.train_texts), len(imdb.test_texts)) == (5000, 2500)
     assert (imdb.train_labels.mean(), imdb.test_labels.mean()) == (0.5, 0.5)
-    assert [len(data.load_sst2(part)[0]) for part in ("train", "dev", "test")] == [6920, 872, 1821]
+    sst2 = data.load_sst2()
+    assert (len(sst2.train_texts), len(sst2.test_texts)) == (6920, 1821)
+    assert sst2.train_labels.mean() == pytest.approx(0.52, abs=0.01)
     sentences, responses = data.load_roi_responses()
     assert len(sentences) == 1000
     assert responses.shape == (1000, 5)

@@ -28,6 +28,7 @@ from iclr_repro.entropy_linear_attention.attention import (
 )
 from iclr_repro.entropy_linear_attention.causal import RunningMoments, causal_entropy_linear_attention
 from iclr_repro.entropy_linear_attention.conversion import (
+    attainment_report,
     attention_entropy_report,
     attention_layers,
     convert_attention,
@@ -73,6 +74,7 @@ __all__ = [
     "RunningMoments",
     "Series",
     "Windows",
+    "attainment_report",
     "attention_entropy_report",
     "attention_layers",
     "attention_weights",

@@ -83,8 +83,9 @@ def entropy_linear_attention(
         In the dtype of v. A query whose features are all 0 gets the mean of the values.
 
     Raises:
-        ValueError: shapes that do not fit, N = 0, a scale that is not positive, an unknown feature map or solver, theta
-            without "fixed" or the reverse, a row without keys (unless `empty` is "zero"), scores that are not finite.
+        ValueError: shapes that do not fit, N = 0 or D = 0, whole numbers, a scale that is not positive, an unknown
+            feature map or solver, theta without "fixed" or the reverse, of another shape or below 0, a solver of one's
+            own whose r is not positive, a row without keys (unless `empty` is "zero"), scores that are not finite.
 
     Source: sheet M5.
     """
@@ -130,7 +131,7 @@ def equality(
         solved = (1.0 / r - mean).clamp(min=0.0)
         total = solved.detach() + mean if detach_theta else torch.maximum(1.0 / r, mean)
         return Equality(mean, var, r, solved, 1.0 / total)
-    given = theta.to(mean.dtype).expand_as(mean)
+    given = _checked_theta(theta, mean)
     total = given + mean
     positive = total > 0
     gain = torch.where(positive, 1.0 / torch.where(positive, total, torch.ones_like(total)), torch.zeros_like(total))
@@ -149,7 +150,8 @@ def entropy_equality(
 ) -> Equality:
     """What `entropy_linear_attention` solves for, without values: moments, r, theta and gain of each query.
 
-    The attainment rate is the share of queries with theta > 0, the dead rate that with mean score 0 (ReLU features).
+    The dead rate is the share of queries with mean score 0 (ReLU features), the attainment rate that of others with
+    theta > 0.
     Arguments and errors as there.
     """
     with torch.autocast(q.device.type, enabled=False):
@@ -180,7 +182,24 @@ def attention_weights(
         return weights_MN if found.mask is None else weights_MN * found.mask.mT
 
 
+def _checked_theta(theta: Tensor, mean: Tensor) -> Tensor:
+    """Theta in the shape and dtype of the queries' mean scores; its values are not looked at while compiling."""
+    try:
+        given = theta.to(mean.dtype).expand_as(mean)
+    except RuntimeError:
+        raise ValueError(
+            f"theta: got shape {list(theta.shape)}, expected one that broadcasts to {list(mean.shape)}, the queries"
+        ) from None
+    if not torch.compiler.is_compiling() and not bool((given >= 0).all()):
+        raise ValueError(
+            f"theta: got values from {float(theta.min()):.4g}, expected >= 0 everywhere, so that no weight is negative"
+        )
+    return given
+
+
 def _check_values(k: Tensor, v: Tensor) -> None:
+    if not v.is_floating_point():
+        raise ValueError(f"v: got {v.dtype}, expected floating point: convert it, e.g. v.float()")
     if k.shape[:-1] != v.shape[:-1]:
         raise ValueError(
             f"k and v: got shapes {list(k.shape)} and {list(v.shape)}, expected [..., N, d] and [..., N, e] with equal"

@@ -6,10 +6,12 @@ ask for more, or for more data, at scale `paper`.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 from iclr_repro.core.claims import (
     Check,
+    NotRun,
     Results,
     all_of,
     at_least,
@@ -21,12 +23,13 @@ from iclr_repro.core.claims import (
 
 _NOT_AVAILABLE = "not available"
 _FLOAT32 = 1e-5  # what is timed must be the attention: its output against the dense weights, values of size 1
+_PEMS08_SIZES = (3566, 10700, 170)
 _ROUNDING = 0.0101  # the sheet's scores have two digits; its RMSE of HA + ridge is one unit in the last off
 
 
 @claim(id="C1", headline=True, source="abstract (H3); numbers ours", paper=_NOT_AVAILABLE)
 def entropy_is_estimated_accurately(r: Results) -> Check:
-    """Entropy is estimated in linear time within 1 %, its deficit within 30 %; a third cumulant makes it 3x better."""
+    """The linear-time estimate of entropy is within 1 %, of its deficit within 30 %; a third cumulant is 3x better."""
     cell = "relu/d16/n170/var_natural"
     return all_of(
         at_most(r.entropy[f"{cell}/gauss2/entropy_error"], 0.01),
@@ -60,6 +63,10 @@ def weights_are_a_distribution_of_the_same_ranking(r: Results) -> Check:
 @claim(id="C4", source="abstract (H4); numbers ours", paper="entropy equality")
 def entropies_are_equal(r: Results) -> Check:
     """Where theta > 0 the entropy of the weights is within 1 % of softmax's, its deficit within 25 %."""
+    return _entropies_agree(r)
+
+
+def _entropies_agree(r: Results) -> Check:
     cell = "d16/n170/var_natural/collision"
     return all_of(
         at_most(r.resemblance[f"{cell}/entropy_gap"], 0.01),
@@ -69,8 +76,10 @@ def entropies_are_equal(r: Results) -> Check:
 
 @claim(id="C5", headline=True, source="abstract in spirit (H4); numbers ours", paper=_NOT_AVAILABLE)
 def equality_brings_weights_closer_to_softmax(r: Results) -> Check:
-    """Total variation to softmax is at most 0.6 of that of plain linear attention (theta = 0), heads of 8 and 16."""
-    return all_of(*(at_most(r.resemblance[f"d{dim}/n170/var_natural/collision/tv_over_plain"], 0.6) for dim in (8, 16)))
+    """With entropies equal (C4) total variation to softmax is at most 0.6 of that of theta = 0, heads of 8 and 16."""
+    # Without C4 one constant theta for all queries would pass.
+    distances = (r.resemblance[f"d{dim}/n170/var_natural/collision/tv_over_plain"] for dim in (8, 16))
+    return all_of(_entropies_agree(r), *(at_most(distance, 0.6) for distance in distances))
 
 
 @claim(
@@ -84,13 +93,18 @@ def divergence_is_bounded(r: Results) -> Check:
     return all_of(
         exact(r.theory["kl/largest_identity_error"], 0.0, tolerance=1e-10),
         exact(r.theory["kl/bound_violations"], 0.0),
+        exact(r.theory["kl/known_error"], 0.0, tolerance=1e-10),
+        more_than(r.theory["kl/smallest"], 0.0),
     )
 
 
 @claim(id="C7", source="ours (theory of M1)", paper=_NOT_AVAILABLE, scales=("smoke", "cpu", "paper"))
 def alignment_minimises_divergence(r: Results) -> Check:
     """No reordering of q has a smaller KL(q||p) than the order of p."""
-    return exact(r.theory["alignment/violations"], 0.0)
+    # Without the second a divergence that is the same for all orders would pass.
+    return all_of(
+        exact(r.theory["alignment/violations"], 0.0), more_than(r.theory["alignment/smallest_mean_gain"], 0.0)
+    )
 
 
 @claim(id="C8", headline=True, source="abstract (H1)", paper="linear time")
@@ -106,11 +120,14 @@ def time_grows_linearly(r: Results) -> Check:
 
 @claim(id="C8s", source="issue of this reproduction", paper=_NOT_AVAILABLE)
 def training_is_faster_too(r: Results) -> Check:
-    """At N = 4096 forward with backward is 5x as fast as softmax, and both are faster than the fused softmax."""
+    """Forward with backward: power of N <= 1.25, at N = 4096 5x as fast as softmax; both beat the fused softmax."""
     return all_of(
+        at_most(r.efficiency["eala_collision/forward_backward_slope"], 1.25),
         at_least(r.efficiency["n4096/forward_backward_speedup_over_softmax"], 5.0),
         more_than(r.efficiency["n4096/forward_speedup_over_softmax_sdpa"], 1.0),
         more_than(r.efficiency["n4096/forward_backward_speedup_over_softmax_sdpa"], 1.0),
+        exact(r.efficiency["eala_collision/largest_output_error"], 0.0, tolerance=_FLOAT32),
+        exact(r.efficiency["eala_collision/largest_gradient_error"], 0.0, tolerance=_FLOAT32),
     )
 
 
@@ -120,6 +137,7 @@ def time_grows_linearly_to_many_nodes(r: Results) -> Check:
     return all_of(
         at_most(r.efficiency["eala_collision/forward_slope"], 1.25),
         at_least(r.efficiency["softmax_sdpa/forward_slope"], 1.7),
+        exact(r.efficiency["eala_collision/largest_output_error"], 0.0, tolerance=_FLOAT32),
     )
 
 
@@ -136,43 +154,69 @@ def memory_grows_linearly(r: Results) -> Check:
 @claim(id="C10", headline=True, source="abstract (H2)", paper="competitive or superior", scales=("cpu",), data="real")
 def forecasts_as_well_as_softmax(r: Results) -> Check:
     """MAE at most 1.04 of softmax's at equal budget, and below the anchor's, which an untrained network gives."""
-    return all_of(
-        at_most(r.forecasting["eala_collision/mae"] / r.forecasting["softmax/mae"], 1.04),
-        more_than(r.forecasting["anchor/mae"] - r.forecasting["eala_collision/mae"], 1e-6),  # of round-off
+    eala = r.forecasting["eala_collision/mae"]
+    check = all_of(
+        at_most(eala / r.forecasting["softmax_sdpa/mae"], 1.04),
+        more_than(r.forecasting["anchor/mae"] - eala, 1e-6),  # of round-off
     )
+    controls = {name: r.forecasting[f"{name}/mae"].mean for name in ("none", "uniform")}
+    errors = ", ".join(f"{name} {value:.3f}" for name, value in controls.items())
+    beside = f"MAE {eala.mean:.3f}; without attention over nodes: {errors}"
+    honest = "at this budget attention is not needed" if min(controls.values()) <= eala.mean else ""
+    return dataclasses.replace(check, note="; ".join(filter(None, (beside, honest, check.note))))
 
 
 @claim(id="C10p", source="abstract (H2)", paper="competitive or superior", scales=("paper",), data="real")
 def forecasts_as_well_as_softmax_at_full_size(r: Results) -> Check:
     """On full PEMS08 MAE is at most 1.02 of softmax's, and at most 14.2, where STID stands."""
+    _only_full_pems08(r)
     return all_of(
         at_most(r.forecasting["eala_collision/mae"] / r.forecasting["softmax_sdpa/mae"], 1.02),
         at_most(r.forecasting["eala_collision/mae"], 14.2),
     )
 
 
+def _only_full_pems08(r: Results) -> None:
+    sizes = tuple(r.forecasting[name].mean for name in ("test/n", "train/n", "nodes"))
+    if sizes != _PEMS08_SIZES:
+        raise NotRun(
+            f"is about the {_PEMS08_SIZES} test windows, training windows and nodes of PEMS08; these are {sizes}"
+        )
+
+
 @claim(id="C11", source="ours (guards C10)", paper=_NOT_AVAILABLE, scales=("paper",), data="real")
 def spatial_mixing_is_needed(r: Results) -> Check:
     """Without spatial layers MAE is at least 1 % above softmax's."""
+    # At scale cpu the value is reported, and no verdict is given.
     return at_least(r.forecasting["none/mae"] / r.forecasting["softmax_sdpa/mae"], 1.01)
 
 
 @claim(id="C12", source="ours (theory of M4)", paper=_NOT_AVAILABLE, scales=("smoke", "cpu", "paper"))
 def shannon2_is_first_order_softmax(r: Results) -> Check:
-    """With solver shannon2 the weights are (1 + s - mu)/N wherever theta > 0, to 1e-6."""
-    return exact(r.theory["taylor/largest_difference"], 0.0, tolerance=1e-6)
+    """With solver shannon2 the weights are (1 + s - mu)/N wherever theta > 0 (some queries), to 1e-6."""
+    return all_of(
+        exact(r.theory["taylor/largest_difference"], 0.0, tolerance=1e-6),
+        more_than(r.theory["taylor/checked_share"], 0.0),
+    )
 
 
 @claim(id="C13", headline=True, source="ours (E7)", paper=_NOT_AVAILABLE)
 def learns_what_needs_mixing(r: Results) -> Check:
     """Where mixing is needed EALA ends where softmax does, far below uniform, and learns sooner than elu+1 does."""
-    eala, eala_short = r.mixing["long/eala_collision/mse"], r.mixing["short/eala_collision/mse"]
-    return all_of(
-        at_most(eala / r.mixing["long/softmax/mse"], 1.10),
-        at_least(r.mixing["long/uniform/mse"] / eala, 2.5),
-        at_least(r.mixing["short/linear_elu/mse"] / eala_short, 1.5),
-        at_most(eala_short / r.mixing["short/linear_relu/mse"], 1.15),
+    eala, softmax, uniform = (r.mixing[f"long/{name}/mse"] for name in ("eala_collision", "softmax", "uniform"))
+    eala_short, elu, relu = (r.mixing[f"short/{name}/mse"] for name in ("eala_collision", "linear_elu", "linear_relu"))
+    check = all_of(  # of means, as in the sheet: a ratio of each training would weigh them unequally
+        at_most(eala - softmax * 1.10, 0.0),
+        at_most(eala * 2.5 - uniform, 0.0),
+        at_most(eala_short * 1.5 - elu, 0.0),
+        at_most(eala_short - relu * 1.15, 0.0),
     )
+    ratios = (
+        f"ratios of mean errors: EALA/softmax {eala.mean / softmax.mean:.3f}, uniform/EALA"
+        f" {uniform.mean / eala.mean:.2f}, short elu+1/EALA {elu.mean / eala_short.mean:.2f}, short EALA/relu"
+        f" {eala_short.mean / relu.mean:.2f}"
+    )
+    return dataclasses.replace(check, note="; ".join(filter(None, (ratios, check.note))))
 
 
 @claim(id="N1", source="ours (sheet 3)", paper=_NOT_AVAILABLE, scales=("smoke", "cpu", "paper"), data="real")

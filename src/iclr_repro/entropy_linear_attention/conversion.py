@@ -1,17 +1,21 @@
-"""Putting EALA into a trained model, and telling beforehand where that is safe (sheet, "Beyond" 1 and 2)."""
+"""Putting EALA into a trained model, and telling beforehand where that is safe (sheet, "Beyond" 1 and 2).
+
+Shape letters: B = batch, H = heads, M = queries, N = keys, D = features of a head.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from iclr_repro.entropy_linear_attention.attention import attention_weights, entropy_equality
+from iclr_repro.entropy_linear_attention.attention import Equality, attention_weights, entropy_equality
 from iclr_repro.entropy_linear_attention.distributions import entropy, total_variation
 from iclr_repro.entropy_linear_attention.entropy import entropy_estimate, entropy_of_scores, scores
 from iclr_repro.entropy_linear_attention.feature_maps import FeatureMap
@@ -64,7 +68,7 @@ def convert_attention(
     if unknown := [name for name in chosen if name not in found]:
         raise ValueError(f"layers: the model has no attention layer {unknown}; it has {list(found)}")
     if not chosen:
-        raise ValueError("convert_attention: the model has no attention layer to convert")
+        raise ValueError(f"layers: got {layers} of the model's attention layers {list(found)}: nothing to convert")
     for name in chosen:
         if isinstance(found[name], nn.MultiheadAttention) and (
             found[name].bias_k is not None or found[name].add_zero_attn
@@ -89,9 +93,7 @@ def convert_attention(
 def _with_entropy_equality(layer: Any, feature_map: str | FeatureMap, solver: str | Solver) -> nn.Module:
     """A layer with EALA and the weights of `layer`, on its device, in its dtype and mode."""
     if isinstance(layer, MultiheadAttention):
-        softmax: Any = layer.mechanism
-        scale = None if softmax.temperature == 1.0 else 1.0 / (math.sqrt(layer.head_dim) * softmax.temperature)
-        mechanism = EntropyEquality(layer.num_heads, feature_map=feature_map, solver=solver, scale=scale)
+        mechanism = EntropyEquality(layer.num_heads, feature_map=feature_map, solver=solver, scale=_scale_of(layer))
         layer.mechanism = mechanism.to(layer.out_proj.weight).train(layer.training)
         return layer
     new = EntropyLinearAttention(
@@ -109,6 +111,14 @@ def _with_entropy_equality(layer: Any, feature_map: str | FeatureMap, solver: st
     return new.to(layer.out_proj.weight).train(layer.training)
 
 
+def _scale_of(layer: AttentionLayer) -> float | None:
+    """Factor of the layer's scores q . k; None: 1/sqrt(D)."""
+    mechanism = layer.mechanism if isinstance(layer, MultiheadAttention) else None
+    if isinstance(mechanism, Softmax) and mechanism.temperature != 1.0:
+        return 1.0 / (math.sqrt(layer.head_dim) * mechanism.temperature)
+    return mechanism.scale if isinstance(mechanism, EntropyEquality) else None
+
+
 @torch.no_grad()
 def attention_entropy_report(
     model: nn.Module,
@@ -119,6 +129,8 @@ def attention_entropy_report(
     solver: str | Solver = "collision",
 ) -> pd.DataFrame:
     """How EALA would fare in each attention layer and head of a model, on a sample of the queries of `model(*inputs)`.
+
+    Scores have the layer's own scale: 1/sqrt(D), over the temperature where a softmax has one.
 
     Args:
         model: with attention layers, trained or not; it is called once, in evaluation mode.
@@ -131,10 +143,10 @@ def attention_entropy_report(
     Returns:
         A row for each (layer, head), means over sampled queries: `num_keys`; `variance` of the feature scores;
         `entropy` of softmax over them and `entropy_gauss2`, its linear-time estimate (nats); `relative_error` of the
-        estimate; `deficit` = log N - entropy; `attainment`, the share of queries with theta > 0 (low: EALA flattens,
-        keep softmax); `dead`, that of queries without any active feature; `tv_to_softmax` between the weights of EALA
-        and softmax over the same scores, `tv_to_plain` to softmax over the plain scores q . k, which is what a
-        conversion of a softmax layer changes.
+        estimate; `deficit` = log N - entropy; `attainment`, the share of queries with an active feature and theta > 0
+        (low: EALA flattens, keep softmax); `dead`, that of queries without any active feature; `tv_to_softmax` between
+        the weights of EALA and softmax over the same scores, `tv_to_plain` to softmax over the plain scores q . k,
+        which is what a conversion of a softmax layer changes.
 
     Raises:
         ValueError: the model has no attention layer, or `num_queries` is below 1.
@@ -143,10 +155,45 @@ def attention_entropy_report(
     if not found or num_queries < 1:
         raise ValueError(f"the model has {len(found)} attention layers and num_queries is {num_queries}: expected >= 1")
     tables = {}
-    for name, (_, q, k, mask) in _observed(model, inputs, num_queries, generator).items():
-        with torch.autocast(q.device.type, enabled=False):
-            tables[name] = _layer_report(q, k, mask, feature_map, solver)
+    for name, seen in observed_attention(model, *inputs, generator=generator, num_queries=num_queries).items():
+        options = {"key_mask": seen.key_mask, "scale": _scale_of(seen.layer)}
+        with torch.autocast(seen.q.device.type, enabled=False):
+            tables[name] = _layer_report(seen.sampled, seen.k, feature_map, solver, options)
     return pd.concat(tables, names=["layer", "head"])
+
+
+@torch.no_grad()
+def attainment_report(
+    model: nn.Module, *inputs: Any, generator: torch.Generator, num_queries: int = 64
+) -> pd.DataFrame:
+    """Attainment and dead rate of the EALA layers that a model itself has, on a sample of the queries.
+
+    Args:
+        model: called once, in evaluation mode.
+        inputs: what to call it with.
+        generator: of the sample of queries.
+        num_queries: to sample from each row, >= 1.
+
+    Returns:
+        A row for each layer with EALA, none for other layers: `attainment`, the share of queries with an active feature
+        and theta > 0, and `dead`, that of queries without any active feature, over batch, heads and sampled queries.
+    """
+    rows = {}
+    for name, seen in observed_attention(model, *inputs, generator=generator, num_queries=num_queries).items():
+        mechanism = seen.layer.mechanism if isinstance(seen.layer, MultiheadAttention) else None
+        if isinstance(mechanism, EntropyEquality):
+            equal = entropy_equality(
+                seen.sampled,
+                seen.k,
+                key_mask=seen.key_mask,
+                feature_map=mechanism.feature_map,
+                solver=mechanism.solver,
+                scale=mechanism.scale,
+                theta=mechanism.theta,
+            )
+            dead = _dead(equal)
+            rows[name] = {"attainment": _share((equal.theta > 0) & ~dead), "dead": _share(dead)}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["attainment", "dead"])
 
 
 @torch.no_grad()
@@ -155,7 +202,9 @@ def relative_attention_entropy(
 ) -> dict[str, float]:
     """Mean entropy of the weights that each attention layer itself uses, relative to log N: layer -> [0, 1].
 
-    Means over heads and sampled queries of `model(*inputs)`. Key masks are not taken into account.
+    Means over heads and sampled queries of `model(*inputs)`. Negative weights count as 0 and the others as their shares
+    of the row; queries whose weights are all 0 do not count (a layer of such queries is left out). Key masks are not
+    taken into account.
 
     Args:
         model: with our or torch's attention layers; called once, in evaluation mode.
@@ -164,18 +213,53 @@ def relative_attention_entropy(
         num_queries: to sample from each row, >= 1.
     """
     found = {}
-    for name, (layer, q, k, _) in _observed(model, inputs, num_queries, generator).items():
-        mechanism = layer.mechanism if isinstance(layer, MultiheadAttention) else Softmax()
-        weights = mechanism_weights(mechanism, q, k).double().clamp(min=0.0)
-        found[name] = float(entropy(weights).mean() / math.log(k.shape[-2]))
+    for name, seen in observed_attention(model, *inputs, generator=generator, num_queries=num_queries).items():
+        mechanism = seen.layer.mechanism if isinstance(seen.layer, MultiheadAttention) else Softmax()
+        # Of all queries: what a query's place is (cosFormer) must not change by sampling.
+        weights = mechanism_weights(mechanism, seen.q, seen.k)[..., seen.chosen, :].double().clamp(min=0.0)
+        total = weights.sum(dim=-1)
+        if (total > 0).any():
+            shares = (weights / total[..., None])[total > 0]
+            found[name] = float(entropy(shares).mean() / math.log(seen.k.shape[-2]))
     return found
 
 
-def _observed(
-    model: nn.Module, inputs: tuple[Any, ...], num_queries: int, generator: torch.Generator
-) -> dict[str, tuple[AttentionLayer, Tensor, Tensor, Tensor | None]]:
-    """Layer, sampled queries (B, H, M, D), keys (B, H, N, D) and key mask (B, 1, N) of each layer in one call."""
-    seen: dict[str, tuple[AttentionLayer, Tensor, Tensor, Tensor | None]] = {}
+class ObservedAttention(NamedTuple):
+    """What an attention layer was called with.
+
+    Attributes:
+        layer: ours or torch's.
+        q: queries of each head.
+        k: keys of each head.
+        key_mask: True where a key exists; None: all do.
+        chosen: places of the sampled queries, the same in all rows of the batch.
+    """
+
+    layer: AttentionLayer
+    q: Float[Tensor, "B H M D"]
+    k: Float[Tensor, "B H N D"]
+    key_mask: Bool[Tensor, "B 1 N"] | None
+    chosen: Int[Tensor, " sampled"]
+
+    @property
+    def sampled(self) -> Float[Tensor, "B H sampled D"]:
+        """The sampled queries of each head."""
+        return self.q[..., self.chosen, :]
+
+
+@torch.no_grad()
+def observed_attention(
+    model: nn.Module, *inputs: Any, generator: torch.Generator, num_queries: int = 64
+) -> dict[str, ObservedAttention]:
+    """Queries and keys of each attention layer, by its name, in one call `model(*inputs)` in evaluation mode.
+
+    Args:
+        model: with our or torch's attention layers.
+        inputs: what to call it with.
+        generator: of the sample of queries.
+        num_queries: to sample from each row, >= 1.
+    """
+    seen: dict[str, ObservedAttention] = {}
 
     def noting(name: str) -> Any:
         def note(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -183,7 +267,7 @@ def _observed(
             q, k, _ = projected_heads(layer, given["query"], given["key"], given["value"])
             chosen = torch.randperm(q.shape[-2], generator=generator)[:num_queries].to(q.device)
             mask = key_mask_of(given.get("key_padding_mask"), batched=given["query"].ndim == 3)
-            seen[name] = (layer, q[..., chosen, :], k, mask)
+            seen[name] = ObservedAttention(layer, q, k, mask, chosen)
 
         return note
 
@@ -204,18 +288,18 @@ def _observed(
 
 
 def _layer_report(
-    q: Tensor, k: Tensor, key_mask: Tensor | None, feature_map: str | FeatureMap, solver: str | Solver
+    q: Tensor, k: Tensor, feature_map: str | FeatureMap, solver: str | Solver, options: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """One row a head; q (B, H, M, D), k (B, H, N, D), key_mask (B, 1, N)."""
-    options: dict[str, Any] = {"key_mask": key_mask, "feature_map": feature_map}
-    found = features(q, k, **options)
+    """One row a head; q (B, H, M, D), k (B, H, N, D); options: key_mask (B, 1, N) and scale."""
+    found = features(q, k, feature_map=feature_map, **options)
     dense = scores(found)
-    equal = entropy_equality(q, k, solver=solver, **options)
-    weights = attention_weights(q, k, solver=solver, **options)
+    equal = entropy_equality(q, k, feature_map=feature_map, solver=solver, **options)
+    weights = attention_weights(q, k, feature_map=feature_map, solver=solver, **options)
     exact = entropy_of_scores(dense)
-    estimated = entropy_estimate(q, k, **options)
-    plain = scores(features(q, k, key_mask=key_mask, feature_map="identity")).softmax(dim=-1)
+    estimated = entropy_estimate(q, k, feature_map=feature_map, **options)
+    plain = scores(features(q, k, feature_map="identity", **options)).softmax(dim=-1)
     log_n = found.num_keys[..., 0].log()
+    dead = _dead(equal)
     columns = {
         "num_keys": found.num_keys[..., 0].expand_as(exact),
         "variance": equal.var,
@@ -223,13 +307,22 @@ def _layer_report(
         "entropy_gauss2": estimated,
         "relative_error": (estimated - exact).abs() / exact,
         "deficit": log_n - exact,
-        "attainment": (equal.theta > 0).to(exact.dtype),
-        "dead": (equal.var + equal.mean.abs() == 0).to(exact.dtype),
+        "attainment": ((equal.theta > 0) & ~dead).to(exact.dtype),
+        "dead": dead.to(exact.dtype),
         "tv_to_softmax": total_variation(weights, dense.softmax(dim=-1)),
         "tv_to_plain": total_variation(weights, plain),
     }
     means = {name: value.double().mean(dim=(0, 2)).cpu().numpy() for name, value in columns.items()}
     return pd.DataFrame(means)
+
+
+def _dead(equal: Equality) -> Tensor:
+    """Queries without any active feature: all their scores are 0."""
+    return equal.var + equal.mean.abs() == 0
+
+
+def _share(of: Tensor) -> float:
+    return float(of.double().mean())
 
 
 @torch.no_grad()

@@ -65,6 +65,17 @@ def ranking_violation(scores: Float[Tensor, "*batch N"], weights: Float[Tensor, 
     return (-steps).clamp(min=0.0).amax(dim=-1) if steps.shape[-1] else weights.new_zeros(weights.shape[:-1])
 
 
+def unranked(scores: Float[Tensor, "*batch N"], weights: Float[Tensor, "*batch N"]) -> Bool[Tensor, "*batch"]:
+    """Whether the weights are equal, or NaN, where scores differ, by more than round-off of either's spread.
+
+    Example: scores = [1, 2, 3], weights = [1/3, 1/3, 1/3] gives True.
+    """
+    order = scores.argsort(dim=-1, stable=True)
+    steps = scores.gather(-1, order).diff(dim=-1), weights.gather(-1, order).diff(dim=-1)
+    apart = steps[0] > 1e-6 * steps[0].sum(dim=-1, keepdim=True)
+    return (apart & ~(steps[1] > 0)).any(dim=-1)
+
+
 def co_monotone(p: Float[Tensor, "*batch N"], q: Float[Tensor, "*batch N"]) -> Bool[Tensor, "*batch"]:
     """Whether two distributions rank their outcomes in the same way: (p_i - p_j)(q_i - q_j) >= 0 for all i, j.
 

@@ -40,17 +40,20 @@ def entropy_error(table: pd.DataFrame, *, dim: int) -> Figure:
 
 
 def theta_sweep(sweep: pd.DataFrame) -> Figure:
-    """Distance to softmax and entropy gap when theta is moved away from the entropy-equal value."""
-    made, axes = figure(width=7.2, height=3.0, ncols=2)
+    """Distance to softmax and entropy gap when theta is moved away from the entropy-equal value; one over the other."""
+    made, axes = figure(width=8.4, height=3.0, ncols=3)
     x = sweep["total_over_equal"]
     labels = (("tv", "total variation to softmax"), ("entropy_gap", "H(w) - H(softmax), nats"))
-    for ax, (column, label) in zip(axes[0], labels, strict=True):
+    for ax, (column, label) in zip(axes[0], labels, strict=False):
         ax.plot(x, sweep[column], color=COLORS[0])
         ax.axvline(1.0, color=COLORS[1], linestyle="--", label="entropy-equal theta")
         ax.set(xscale="log", xlabel=r"$(\theta + \mu)$ / its entropy-equal value", ylabel=label)
         ax.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["1/4", "1/2", "1", "2", "4", "8"])
         ax.xaxis.set_minor_locator(NullLocator())
     axes[0, 1].axhline(0.0, color="0.5", linewidth=0.8)
+    axes[0, 2].plot(sweep["entropy_gap"], sweep["tv"], color=COLORS[0])
+    axes[0, 2].axvline(0.0, color="0.5", linewidth=0.8)
+    axes[0, 2].set(xlabel=labels[1][1], ylabel=labels[0][1])
     axes[0, 0].legend(fontsize=8)
     return made
 
@@ -127,9 +130,9 @@ def entropy_report(report: pd.DataFrame) -> Figure:
     made, axes = figure(width=7.2, height=3.2, ncols=3)
     labels = [f"{layer.replace('.attention', '')}, head {head}" for layer, head in report.index]
     columns = {
-        "deficit": "log N - H, nats",
+        "deficit": "deficit of softmax(s), nats",
         "attainment": "share of queries that attain",
-        "tv_to_plain": "total variation to softmax",
+        "tv_to_plain": "total variation to softmax(q.k)",
     }
     for ax, (column, label) in zip(axes[0], columns.items(), strict=True):
         ax.barh(range(len(report)), report[column], color=COLORS[0])

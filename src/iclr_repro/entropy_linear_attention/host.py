@@ -7,7 +7,7 @@ Shape letters: B = windows, T = input steps, N = nodes, C = model dim, P = horiz
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,8 @@ from iclr_repro.entropy_linear_attention.mechanisms import make_mechanism
 
 NONE = "none"
 DAYS = 7
+
+TemporalAttention = Literal["same", "softmax"]
 
 
 class TransformerBlock(nn.Module):
@@ -77,7 +79,8 @@ class ELinFormer(nn.Module):
             torch's modules do; `training.initialised` gives them a seed.
 
     Raises:
-        ValueError: num_heads does not divide C, or an unknown attention.
+        ValueError: num_heads does not divide C, an unknown attention or temporal_attention, an input of another form
+            than (B, T, N, 3), or a time of day or weekday out of range.
 
     Example: the host's own size is the default, C = 152: heads of 38, of which ReLU features let about half the queries
     attain; `num_heads=8` gives heads of 19.
@@ -99,12 +102,17 @@ class ELinFormer(nn.Module):
         temporal_layers: int = 3,
         spatial_layers: int = 3,
         attention: str = "eala_collision",
-        temporal_attention: Literal["same", "softmax"] = "same",
+        temporal_attention: TemporalAttention = "same",
         dropout: float = 0.1,
         zero_output: bool = False,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
+        if temporal_attention not in get_args(TemporalAttention):
+            raise ValueError(
+                f"temporal_attention: got {temporal_attention!r}, expected one of"
+                f" {', '.join(get_args(TemporalAttention))}: the attention itself is named by `attention`"
+            )
         dim = input_dim + tod_dim + dow_dim + adaptive_dim
         self.horizon, self.steps_per_day = horizon, steps_per_day
         self.input_projection = nn.Linear(3, input_dim)
@@ -126,9 +134,9 @@ class ELinFormer(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T N 3"]) -> Float[Tensor, "B P N"]:
         """Predict, in z-units."""
-        # (k / 288) * 288 can come out just below k in float32 (sheet, "Pitfalls").
-        slots = (x[..., 1] * self.steps_per_day + 1e-3).long()
-        embedded = [self.input_projection(x), self.time_of_day(slots), self.day_of_week(x[..., 2].long())]
+        _check_window(x, *self.adaptive.shape[:2])
+        slots, days = _calendar_of(x, self.steps_per_day)
+        embedded = [self.input_projection(x), self.time_of_day(slots), self.day_of_week(days)]
         h_BTNC = torch.cat([*embedded, self.adaptive.expand(len(x), -1, -1, -1)], dim=-1)
         batch, steps, nodes, _ = h_BTNC.shape
         h = h_BTNC.transpose(1, 2).flatten(0, 1)  # (B N, T, C)
@@ -200,6 +208,9 @@ class STID(nn.Module):
         num_layers: residual layers.
         dropout: probability, within each residual layer.
         zero_output: start the read-out at zero.
+
+    Raises:
+        ValueError: as `ELinFormer`.
     """
 
     def __init__(
@@ -234,15 +245,38 @@ class STID(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T N 3"]) -> Float[Tensor, "B P N"]:
         """Predict, in z-units."""
+        _check_window(x, self.embedding.in_features // 3, len(self.node))
         history = x.permute(0, 2, 1, 3).flatten(2)
-        slots = (x[:, -1, :, 1] * self.steps_per_day + 1e-3).long()
-        identities = [
-            self.node.expand(len(x), -1, -1),
-            self.time_of_day(slots),
-            self.day_of_week(x[:, -1, :, 2].long()),
-        ]
+        slots, days = _calendar_of(x[:, -1], self.steps_per_day)
+        identities = [self.node.expand(len(x), -1, -1), self.time_of_day(slots), self.day_of_week(days)]
         h = torch.cat([self.embedding(history), *identities], dim=-1)
         for layer in self.layers:
             h = h + layer(h)
         predictions: Tensor = self.read_out(h).transpose(1, 2)
         return predictions
+
+
+def _check_window(x: Tensor, num_steps: int, num_nodes: int) -> None:
+    if x.ndim != 4 or x.shape[1:] != (num_steps, num_nodes, 3):
+        raise ValueError(
+            f"x: got shape {list(x.shape)}, expected (batch, {num_steps}, {num_nodes}, 3): value, time of day and"
+            f" weekday of the {num_nodes} nodes the model was made for"
+        )
+
+
+def _calendar_of(x: Tensor, steps_per_day: int) -> tuple[Tensor, Tensor]:
+    """Slot of the day and weekday from the last two channels of x (..., 3); not checked while compiling."""
+    # (k / 288) * 288 can come out just below k in float32 (sheet, "Pitfalls").
+    slots, days = (x[..., 1] * steps_per_day + 1e-3).long(), x[..., 2].long()
+    if not torch.compiler.is_compiling():
+        for channel, what, index, number in (
+            (1, "time of day in [0, 1)", slots, steps_per_day),
+            (2, "weekday 0..6", days, DAYS),
+        ):
+            if bool(((index < 0) | (index >= number)).any()):
+                values = x[..., channel]
+                raise ValueError(
+                    f"x: channel {channel} is from {float(values.min()):.4g} to {float(values.max()):.4g}, expected the"
+                    f" {what}"
+                )
+    return slots, days

@@ -114,7 +114,7 @@ class MultiheadAttention(nn.Module):
                 "attn_mask: linear attention cannot mask single pairs of query and key; use key_padding_mask, or"
                 " is_causal=True for a causal mask"
             )
-        q, k, v = self.projected(query, key, value)
+        q, k, v = projected_heads(self, query, key, value)
         key_mask = key_mask_of(key_padding_mask, batched=query.ndim == 3)
         if is_causal:
             heads = self._equality("is_causal").causal(q, k, v, key_mask)
@@ -138,10 +138,6 @@ class MultiheadAttention(nn.Module):
         )
         weights = weights.mean(dim=1) if average_attn_weights else weights
         return out, weights if query.ndim == 3 else weights[0]
-
-    def projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of each head, (B, H, M or N, D)."""
-        return projected_heads(self, query, key, value)
 
     def _equality(self, asking: str) -> EntropyEquality:
         if not isinstance(self.mechanism, EntropyEquality):
@@ -169,9 +165,13 @@ class EntropyLinearAttention(MultiheadAttention):
         solver: "collision", "shannon2", "shannon4", "fixed" (theta is learned per head), or a function from var to r.
         scale: positive factor of the scores; None: 1/sqrt(D).
         detach_theta: cut the gradient through theta.
+        add_bias_kv: of torch's signature; must be False.
+        add_zero_attn: of torch's signature; must be False.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Raises:
-        ValueError: num_heads does not divide embed_dim, an unknown feature map or solver.
+        ValueError: num_heads does not divide embed_dim, an unknown feature map or solver, add_bias_kv or add_zero_attn.
 
     Example: `EntropyLinearAttention(64, 4)(x, x, x)[0]` for x of shape (B, N, 64).
     """
@@ -190,13 +190,24 @@ class EntropyLinearAttention(MultiheadAttention):
         solver: str | Solver = "collision",
         scale: float | None = None,
         detach_theta: bool = False,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        for option, wanted in (("add_bias_kv", add_bias_kv), ("add_zero_attn", add_zero_attn)):
+            if wanted:
+                raise ValueError(
+                    f"{option}: got True, expected False: EALA has no keys besides those it is given; append the key to"
+                    " key and value instead"
+                )
         mechanism = EntropyEquality(
             num_heads, feature_map=feature_map, solver=solver, scale=scale, detach_theta=detach_theta
         )
         super().__init__(
             embed_dim, num_heads, mechanism, dropout=dropout, bias=bias, kdim=kdim, vdim=vdim, batch_first=batch_first
         )
+        self.to(device=device, dtype=dtype)
 
 
 AttentionLayer = MultiheadAttention | nn.MultiheadAttention
@@ -240,5 +251,8 @@ def key_mask_of(padding: Tensor | None, *, batched: bool) -> Tensor | None:
     """(B, 1, N), True where a key exists, from torch's mask (B, N), True or -inf where it is padding."""
     if padding is None:
         return None
+    additive = padding.dtype != torch.bool and not torch.compiler.is_compiling()
+    if additive and not bool(((padding == 0) | (padding == -torch.inf)).all()):
+        raise ValueError("key_padding_mask: expected True or -inf where a key is padding, False or 0 elsewhere")
     exists = ~padding if padding.dtype == torch.bool else padding == 0
     return exists[:, None] if batched else exists[None, None]

@@ -1,7 +1,7 @@
 """Attention mechanisms that exchange for each other in every host: softmax, EALA, other linear attentions (sheet 3).
 
 A mechanism is a module `mechanism(q, k, v, key_mask=None)` from (B, H, M, D), (B, H, N, D), (B, H, N, E) to (B, H, M,
-E).
+E). All refuse a row of the mask in which no key exists.
 
 Shape letters: B = batch, H = heads, M = queries, N = keys, D = features of a head, E = values of a head, F = features
 of a kernel.
@@ -20,8 +20,8 @@ from iclr_repro.entropy_linear_attention._choices import chosen
 from iclr_repro.entropy_linear_attention.attention import entropy_linear_attention
 from iclr_repro.entropy_linear_attention.causal import causal_entropy_linear_attention
 from iclr_repro.entropy_linear_attention.feature_maps import FeatureMap, elu1, feature_map_of
-from iclr_repro.entropy_linear_attention.moments import widened
-from iclr_repro.entropy_linear_attention.solvers import FIXED, Solver, solver_of
+from iclr_repro.entropy_linear_attention.moments import refuse_empty_rows, widened
+from iclr_repro.entropy_linear_attention.solvers import FIXED, SOLVERS, Solver, solver_of
 
 EPSILON = 1e-6
 """Added to the denominator of the normalised linear attentions, as in the code of Katharopoulos et al. (2020)."""
@@ -83,7 +83,13 @@ class EntropyEquality(nn.Module):
         )
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """Attend to the keys up to each query's own; needs a closed-form solver."""
+        """Attend to the keys up to each query's own; needs a closed-form solver.
+
+        Raises:
+            ValueError: the solver is "fixed".
+        """
+        if self.solver == FIXED:
+            raise ValueError(f"solver: causal attention has no 'fixed', expected one of {', '.join(SOLVERS)}")
         return causal_entropy_linear_attention(
             q, k, v, key_mask=key_mask, feature_map=self.feature_map, solver=self.solver, scale=self.scale
         )
@@ -102,7 +108,7 @@ class Softmax(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Attend; `key_mask` (B, 1, N), True where a key exists."""
         scale = 1.0 / (math.sqrt(q.shape[-1]) * self.temperature)
-        visible = None if key_mask is None else key_mask[..., None, :]
+        visible = None if key_mask is None else _existing(key_mask).mT
         if self.fused:
             return functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale)
         scores_MN = (q * scale) @ k.mT
@@ -186,7 +192,7 @@ class Performer(nn.Module):
         with torch.autocast(q.device.type, enabled=False):
             exponents_q, exponents_k = self._exponents(widened(q)), self._exponents(widened(k))
             if key_mask is not None:  # so that a masked key does not set the maximum
-                exponents_k = exponents_k.masked_fill(~key_mask[..., None], -torch.inf)
+                exponents_k = exponents_k.masked_fill(~_existing(key_mask), -torch.inf)
             # The maximum cancels in the quotient: over all keys for the keys, for each query on its own.
             phi_q = (exponents_q - exponents_q.amax(dim=-1, keepdim=True)).exp()
             phi_k = (exponents_k - exponents_k.amax(dim=(-1, -2), keepdim=True)).exp()
@@ -206,17 +212,23 @@ class Uniform(nn.Module):
         if key_mask is None:
             mean_1E = v.mean(dim=-2, keepdim=True)
         else:
-            exists_N1 = key_mask[..., None]
+            exists_N1 = _existing(key_mask)
             total_1E = torch.where(exists_N1, v, torch.zeros_like(v)).sum(dim=-2, keepdim=True)
             mean_1E = total_1E / exists_N1.sum(dim=-2, keepdim=True)
         return mean_1E.expand(*q.shape[:-1], v.shape[-1])
+
+
+def _existing(key_mask: Tensor) -> Tensor:
+    """The mask as (..., N, 1); a row without any key is refused, as EALA refuses it, before it becomes NaN."""
+    refuse_empty_rows(key_mask)
+    return key_mask[..., None]
 
 
 def _normalised(phi_q: Tensor, phi_k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
     """phi_q (phi_k^T v) / (phi_q . sum phi_k + EPSILON), in the dtype of v; features are float32 or wider."""
     values = widened(v)
     if key_mask is not None:
-        exists_N1 = key_mask[..., None]
+        exists_N1 = _existing(key_mask)
         phi_k, values = (torch.where(exists_N1, x, torch.zeros_like(x)) for x in (phi_k, values))
     out = phi_q @ (phi_k.mT @ values)
     return (out / (phi_q @ phi_k.sum(dim=-2, keepdim=True).mT + EPSILON)).to(v.dtype)

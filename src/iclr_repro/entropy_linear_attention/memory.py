@@ -52,6 +52,21 @@ def id_of(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+def peak_memory(action: Callable[[], object], device: torch.device) -> int:
+    """Most bytes that a computation holds at one time beyond what was held before.
+
+    On a GPU what its allocator gave, elsewhere what the tensors held (`tensor_memory`).
+    """
+    if device.type != "cuda":
+        return tensor_memory(action).peak_bytes
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    action()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
 def tensor_memory(action: Callable[[], object]) -> TensorMemory:
     """Count the tensors that `action` makes, its result included and what it is given not.
 

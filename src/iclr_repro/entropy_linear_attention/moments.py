@@ -7,7 +7,7 @@ named.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -61,9 +61,12 @@ def features(
         empty: what a row without any key does: "error" refuses it, "zero" lets it through (with num_keys 1).
 
     Raises:
-        ValueError: shapes do not fit, there is no key, the scale is not positive, or a row has no key left.
+        ValueError: shapes do not fit, there is no key or no feature, whole numbers, a scale that is not positive, an
+            unknown `empty`, or a row has no key left.
     """
-    _check_shapes(q, k)
+    _check_inputs(q, k)
+    if empty not in get_args(WhenEmpty):
+        raise ValueError(f"empty: got {empty!r}, expected one of {', '.join(get_args(WhenEmpty))}")
     phi = feature_map_of(feature_map)
     factor = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     if not (factor > 0.0 and math.isfinite(factor)):
@@ -76,12 +79,8 @@ def features(
     phi_k = phi(torch.where(exists, k, torch.zeros_like(k)))
     mask_N1 = exists.to(k.dtype)
     count_11 = mask_N1.sum(dim=-2, keepdim=True)
-    if empty == "error" and bool((count_11 == 0).any()):
-        rows = torch.nonzero(count_11[..., 0, 0] == 0).tolist()
-        raise ValueError(
-            f"key_mask: no key is left in row(s) {[tuple(row) for row in rows]}: drop them, check that True means"
-            " 'this key exists', or ask for empty='zero'"
-        )
+    if empty == "error":
+        refuse_empty_rows(exists[..., 0], hint=", or ask for empty='zero'")
     return Features(phi(q) * factor, phi_k * mask_N1, mask_N1, count_11.clamp(min=1.0))
 
 
@@ -149,11 +148,31 @@ def checked_mask(key_mask: Tensor, k: Tensor) -> Tensor:
     return key_mask.reshape((1,) * (len(wanted) - key_mask.ndim) + key_mask.shape)
 
 
-def _check_shapes(q: Tensor, k: Tensor) -> None:
+def refuse_empty_rows(key_mask: Tensor, *, hint: str = "") -> None:
+    """Refuse a mask [..., N] with a row in which no key exists: attention over nothing is not defined.
+
+    Raises:
+        ValueError: the message names the rows and ends with `hint`.
+    """
+    empty = ~key_mask.any(dim=-1)
+    if bool(empty.any()):
+        rows = [tuple(row) for row in torch.nonzero(empty).tolist()]
+        raise ValueError(
+            f"key_mask: no key is left in row(s) {rows}: drop them, check that True means 'this key exists'{hint}"
+        )
+
+
+def _check_inputs(q: Tensor, k: Tensor) -> None:
+    if not (q.is_floating_point() and k.is_floating_point()):
+        raise ValueError(f"q and k: got {q.dtype} and {k.dtype}, expected floating point: convert them, e.g. q.float()")
+    if (q.dtype == torch.float64) != (k.dtype == torch.float64):
+        raise ValueError(f"q and k: got {q.dtype} and {k.dtype}, expected both or none in float64: convert either")
     if q.ndim < 2 or q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
         raise ValueError(
             f"q and k: got shapes {list(q.shape)} and {list(k.shape)}, expected [..., M, d] and [..., N, d] with equal"
             " leading axes and d"
         )
+    if k.shape[-1] == 0:
+        raise ValueError(f"q and k: got shapes {list(q.shape)} and {list(k.shape)}, that is d = 0 features: no score")
     if k.shape[-2] == 0:
         raise ValueError(f"k: got shape {list(k.shape)}, that is N = 0 keys; attention needs at least one")

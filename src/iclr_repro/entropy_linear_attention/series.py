@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Anchor = str
 ANCHORS = ("mean", "last", "ha_resid")
 """What the network's output is added to: the mean of the series, the last value, or the damped historical average."""
 
@@ -79,10 +78,6 @@ class Series:
     def targets(self, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """What follows the input of the windows at `starts`, [windows, P, N]."""
         return self.values[starts[:, None] + np.arange(self.num_steps, self.num_steps + self.horizon)]
-
-    def inputs(self, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """The inputs of the windows at `starts`, [windows, T, N]."""
-        return self.values[starts[:, None] + np.arange(self.num_steps)]
 
 
 def calendar(num_rows: int, *, steps_per_day: int, first_row: int, first_weekday: int) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +161,7 @@ class Windows(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
     Source: sheet, "Scales" (anchors).
     """
 
-    def __init__(self, series: Series, starts: npt.NDArray[np.int64], anchor: Anchor) -> None:
+    def __init__(self, series: Series, starts: npt.NDArray[np.int64], anchor: str) -> None:
         if anchor not in ANCHORS:
             raise ValueError(f"anchor: got {anchor!r}, expected one of {', '.join(ANCHORS)}")
         self.series, self.starts, self.anchor = series, starts, anchor

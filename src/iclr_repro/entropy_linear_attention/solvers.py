@@ -78,6 +78,16 @@ def solve(solver: str | Solver, var: Float[Tensor, "*queries"]) -> Float[Tensor,
         var: population variance of each query's scores over the keys, >= 0.
 
     Raises:
-        ValueError: there is no solver of this name.
+        ValueError: there is no solver of this name, or a function returned another shape, NaN or what is not positive
+            (not looked at while compiling).
     """
-    return solver_of(solver)(var.clamp(max=VAR_CAP))
+    r = solver_of(solver)(var.clamp(max=VAR_CAP))
+    if callable(solver) and not torch.compiler.is_compiling():  # ours are known to be right
+        if r.shape != var.shape:
+            raise ValueError(f"solver: returned shape {list(r.shape)} for variances of shape {list(var.shape)}")
+        if not bool((torch.isfinite(r) & (r > 0)).all()):
+            wrong = r[~(torch.isfinite(r) & (r > 0))]
+            raise ValueError(
+                f"solver: returned {float(wrong[0])} for {len(wrong)} of {r.numel()} queries, expected finite r > 0"
+            )
+    return r

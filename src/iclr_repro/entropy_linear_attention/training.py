@@ -20,7 +20,7 @@ from iclr_repro.entropy_linear_attention.metrics import error_sums, errors
 from iclr_repro.entropy_linear_attention.series import Series, Windows
 
 LossName = Literal["masked_mae", "huber"]
-Schedule = Literal["onecycle", "multistep"]
+Schedule = Literal["onecycle", "multistep", "constant"]
 
 _EVALUATION_BATCH = 16
 
@@ -138,7 +138,7 @@ def forecast_learner(
         steps: of the whole training, for schedule "onecycle".
         learning_rate: of Adam; the largest of "onecycle".
         weight_decay: of Adam.
-        schedule: "onecycle", or "multistep": a tenth at each milestone.
+        schedule: "onecycle"; "multistep": a tenth at each milestone; "constant".
         milestones: epochs, for "multistep".
         clip_norm: largest norm of the gradient.
         validation_every: every how many-th validation window is evaluated.
@@ -147,10 +147,10 @@ def forecast_learner(
     """
     batches = ResumableBatches(Windows(series, series.train, anchor), batch_size, seed=seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    scheduler: LRScheduler
+    scheduler: LRScheduler | None = None
     if schedule == "onecycle":
         scheduler = OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps + 1)
-    else:
+    elif schedule == "multistep":
         epoch = len(series.train) // batch_size
         scheduler = MultiStepLR(optimizer, [epoch * milestone for milestone in milestones], gamma=0.1)
     learner = Supervised(

@@ -5,6 +5,7 @@ Shape letters: B = sequences, T = tokens, D = units, H = heads, E = units of a h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from iclr_repro.topoformer.sheet import check_fraction, circular_mask, territories
+from iclr_repro.topoformer.sheet import MaskType, check_fraction, receptive_fields, territories
 
 SHEETS = ("query", "key", "value", "fc_out")
 OFF = -1.0
@@ -157,6 +158,10 @@ class TopographicSelfAttention(nn.Module):
         sr: share of the sheet that a local output weight reaches, in (0, 1]; -1: a dense signed output layer.
         num_heads: H.
         head_layout: see above.
+        mask_type: "circular" as above; "gaussian": connections drawn once, from torch's global generator, with `sq` and
+            `sr` as widths; "full": all units, for `sq` and `sr` of 1: the released control taken at its word, whose
+            scores have rank one, S_ab = (sum_u Q_au) (sum_v K_bv) / (d sqrt(d)), and whose output layer is dense and
+            non-negative (pitfall P1).
         wrap: sheets are tori (True) or have borders.
         bias: of the query, key and value layers, and of a dense output layer; local layers always have one.
         rectify: apply ReLU to queries, keys, values and to the attention's output.
@@ -183,6 +188,7 @@ class TopographicSelfAttention(nn.Module):
         sr: float,
         num_heads: int = 1,
         head_layout: HeadLayout = "sheets",
+        mask_type: MaskType = "circular",
         wrap: bool = True,
         bias: bool = True,
         rectify: bool = False,
@@ -203,8 +209,12 @@ class TopographicSelfAttention(nn.Module):
         own_sheets = head_layout == "sheets"
         num_sheets = num_heads if own_sheets else 1
 
+        def fields(area_frac: float) -> Tensor:
+            size = num_units // num_sheets
+            return receptive_fields(size, area_frac, mask_type, wrap=wrap, generator=torch.default_generator)
+
         def local_mask(area_frac: float) -> Tensor:
-            return circular_mask(num_units // num_sheets, area_frac, wrap=wrap).repeat(num_sheets, num_sheets)
+            return fields(area_frac).repeat(num_sheets, num_sheets)
 
         def projection() -> nn.Module:
             if local_querying != OFF:
@@ -216,10 +226,8 @@ class TopographicSelfAttention(nn.Module):
         self.query, self.key, self.value = projection(), projection(), projection()
         self.querying: SpatialQuerying | None = None
         if sq != OFF:
-            blocks = [circular_mask(num_units // num_sheets, sq, wrap=wrap)] * num_sheets
-            self.querying = SpatialQuerying(
-                torch.block_diag(*blocks).bool(), num_sheets=num_sheets, learned=learned_querying
-            )
+            pools = torch.block_diag(*[fields(sq)] * num_sheets).bool()
+            self.querying = SpatialQuerying(pools, num_sheets=num_sheets, learned=learned_querying)
         self.fc_out: nn.Module = (
             nn.Linear(num_units, num_units, bias=bias)
             if sr == OFF
@@ -231,13 +239,9 @@ class TopographicSelfAttention(nn.Module):
     ) -> Mapping[str, Float[Tensor, "B T D"]]:
         """Return the activations of the four sheets: raw queries (before pooling), keys, values, and fc_out."""
         raw = {"query": self.query(x_BTD), "key": self.key(x_BTD), "value": self.value(x_BTD)}
-        query, key, value = (F.relu(x) for x in raw.values()) if self.rectify else raw.values()
-        if self.querying is not None:
-            query = self.querying(query)
         attended_BHTE = F.scaled_dot_product_attention(
-            self._split(query),
-            self._split(key),
-            self._split(value),
+            *self._compared(raw["query"], raw["key"]),
+            self._split(F.relu(raw["value"]) if self.rectify else raw["value"]),
             attn_mask=self._allowed(padding_mask, x_BTD.shape[1]),
             dropout_p=self.attention_dropout if self.training else 0.0,
             is_causal=self.causal and padding_mask is None,
@@ -256,6 +260,19 @@ class TopographicSelfAttention(nn.Module):
                 sequence needs a token that counts.
         """
         return self.sheets(x_BTD, padding_mask)["fc_out"]
+
+    def scores(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T T"]:
+        """Return S = Q M K^T / sqrt(E), for looking at: `forward` never makes them. No mask is applied."""
+        query_BHTE, key_BHTE = self._compared(self.query(x_BTD), self.key(x_BTD))
+        return query_BHTE @ key_BHTE.transpose(-1, -2) / math.sqrt(query_BHTE.shape[-1])
+
+    def _compared(self, query_BTD: Tensor, key_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled queries and keys by head."""
+        if self.rectify:
+            query_BTD, key_BTD = F.relu(query_BTD), F.relu(key_BTD)
+        if self.querying is not None:
+            query_BTD = self.querying(query_BTD)
+        return self._split(query_BTD), self._split(key_BTD)
 
     def _split(self, x_BTD: Tensor) -> Tensor:
         ordered_BTD = x_BTD if self.num_heads == 1 else x_BTD[..., self.order]

@@ -1,4 +1,4 @@
-"""What the method is compared with: plain implementations of the same formulas, and the literal released control.
+"""What the method is compared with: plain implementations of the same formulas.
 
 Shape letters: B = sequences, T = tokens, D = units, N = examples.
 """
@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from iclr_repro.topoformer.attention import SpatialQuerying, SpatialReweighting, TopographicSelfAttention
 from iclr_repro.topoformer.sheet import squared_distances
 
 
@@ -34,19 +33,6 @@ def materialised_attention(
         scores_BTT = scores_BTT.masked_fill(~padding_mask[..., None, :], -math.inf)
     attention_BTT = torch.softmax(scores_BTT, dim=-1)
     return attention_BTT @ value_BTD, attention_BTT
-
-
-def control_full(num_units: int) -> TopographicSelfAttention:
-    """Return the released control taken at its word (pitfall P1): every field is the whole sheet.
-
-    All queries are pooled, S_ab = (sum_u Q_au) (sum_v K_bv) / (d sqrt(d)), so that scores have rank one; the output
-    layer is dense and non-negative. The released code cannot run it.
-    """
-    attention = TopographicSelfAttention(num_units, sq=1.0, sr=1.0)
-    everything = torch.ones(num_units, num_units, dtype=torch.bool)
-    attention.querying = SpatialQuerying(everything)
-    attention.fc_out = SpatialReweighting(everything)
-    return attention
 
 
 def topographic_statistic_by_loop(activations: Float[np.ndarray, "N D"]) -> float:

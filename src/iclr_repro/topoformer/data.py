@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 
@@ -17,7 +18,7 @@ Find = Callable[[str], Path]
 
 RT_TEST_SIZE = 1600
 ROIS = ("lang_LH_AntTemp", "lang_LH_IFG", "lang_LH_IFGorb", "lang_LH_MFG", "lang_LH_PostTemp")
-_SPLIT_SEED = 0  # of the fixed permutation that makes the test set of Rotten Tomatoes
+_SPLIT_SEED = 0  # of the fixed permutations: of the test set of Rotten Tomatoes, and of the splits of other sources
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +62,45 @@ def load_imdb(*, find: Find = locate) -> LabelledTexts:
     return LabelledTexts(*parts[0], *parts[1])
 
 
-def load_sst2(part: str, *, find: Find = locate) -> tuple[list[str], np.ndarray]:
-    """Load the sentences and labels of SST-2; `part` is "train", "dev" or "test".
+def load_sst2(*, find: Find = locate) -> LabelledTexts:
+    """Load the sentences of SST-2: 6,920 for training, 1,821 for testing.
 
     Raises:
-        DataError: the file is missing or damaged.
+        DataError: a file is missing or damaged.
     """
-    rows = _gzipped_rows(find(f"topoformer/sst2_{part}.tsv.gz"))
-    return [row[0] for row in rows], np.array([int(row[1]) for row in rows])
+    parts = []
+    for part in ("train", "test"):
+        rows = _gzipped_rows(find(f"topoformer/sst2_{part}.tsv.gz"))
+        parts.append((tuple(row[0] for row in rows), np.array([int(row[1]) for row in rows])))
+    return LabelledTexts(*parts[0], *parts[1])
+
+
+def load_splits(source: str) -> LabelledTexts:
+    """Load the splits "train" and "test", with fields "text" and "label", of a `datasets` name or folder.
+
+    IMDB comes sorted by label. Here rows are in a fixed random order in which labels alternate, so that any number of
+    first ones is balanced: 500 + 500 test texts for the statistics (sheet 2.8), three quarters for training (4.1).
+    """
+    parts = []
+    for part in ("train", "test"):
+        rows = datasets.load_dataset(source, split=part)
+        texts, labels = list(rows["text"]), np.array(rows["label"])
+        order = alternating_order(labels, rng=np.random.default_rng(_SPLIT_SEED))
+        parts.append((tuple(texts[row] for row in order), labels[order]))
+    return LabelledTexts(*parts[0], *parts[1])
+
+
+def alternating_order(labels: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
+    """Return a random order of rows in which the labels take turns while there are some of each.
+
+    Example: of the labels [0, 0, 0, 1, 1] it could be rows [3, 0, 1, 4, 2].
+    """
+    order = rng.permutation(len(labels))
+    shuffled = labels[order]
+    turn = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        turn[shuffled == label] = np.arange((labels == label).sum())
+    return order[np.argsort(turn, kind="stable")]
 
 
 def load_roi_responses(*, find: Find = locate) -> tuple[list[str], np.ndarray]:

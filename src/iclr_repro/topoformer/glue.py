@@ -12,7 +12,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float, Int64
 from sklearn.metrics import f1_score, matthews_corrcoef
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 _NOT_ON_AN_ENGLISH_KEYBOARD = r"[^\x20-\x7e\n\t]"
@@ -75,7 +75,7 @@ def glue_metric(name: str, predictions: Float[np.ndarray, " N"] | Int64[np.ndarr
 def wordpiece_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a WordPiece tokenizer: lower case, accents stripped, what no English keyboard has removed.
 
-    Texts end in a separator and have no token in front (sheet 4.2).
+    A text ends in a separator and has no token in front; so does each of a pair: A [SEP] B [SEP] (sheet 4.2).
 
     Args:
         texts: to learn from.
@@ -94,6 +94,9 @@ def wordpiece_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedToke
     tokenizer.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(_TOKENS), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", pair="$A [SEP] $B [SEP]", special_tokens=[("[SEP]", tokenizer.token_to_id("[SEP]"))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",

@@ -27,10 +27,27 @@ _MAX_SWAPS_PER_UNIT = 20
 
 
 def posthoc_layout(
-    activations: Float[np.ndarray, "N D"], *, rng: np.random.Generator, restarts: int = 20
+    *activations: Float[np.ndarray, "N D"], rng: np.random.Generator, restarts: int = 20
 ) -> Int64[np.ndarray, " D"]:
-    """Find a layout of units that puts alike ones side by side, by greedy swaps; see `layout_of_correlations`."""
-    return layout_of_correlations(unit_correlations(activations), rng=rng, restarts=restarts)
+    """Find one layout for sheets whose units move together, by greedy swaps on the mean of their correlations.
+
+    Queries and keys of ordinary attention can be permuted together only (I3): give both, C = (C_q + C_k) / 2.
+
+    Args:
+        *activations: of one sheet or more, over the same examples.
+        rng: see `layout_of_correlations`.
+        restarts: see there.
+
+    Returns:
+        The order of the units, the same for each sheet; see `layout_of_correlations`.
+
+    Raises:
+        ValueError: no sheet, or what `unit_correlations` and `layout_of_correlations` refuse.
+    """
+    if not activations:
+        raise ValueError("activations: got no sheet, expected one or more to lay out together")
+    mean_DD = np.mean([unit_correlations(sheet) for sheet in activations], axis=0)
+    return layout_of_correlations(mean_DD, rng=rng, restarts=restarts)
 
 
 def layout_of_correlations(
@@ -155,8 +172,7 @@ def topographize(
         order = np.empty(query.out_features, dtype=np.int64)
         for first in range(0, query.out_features, units):
             head = slice(first, first + units)
-            alike_DD = unit_correlations(query_ND[:, head]) + unit_correlations(key_ND[:, head])
-            order[head] = first + layout_of_correlations(alike_DD / 2, rng=rng)
+            order[head] = first + posthoc_layout(query_ND[:, head], key_ND[:, head], rng=rng)
         _permute_outputs(query, order)
         _permute_outputs(key, order)
         pooled = PooledLinear(query, mask, num_heads=num_heads)

@@ -40,6 +40,11 @@ class TopoformerConfig(PretrainedConfig):
         sr: share of the sheet that a local output weight reaches; -1: dense. Both -1: the control.
         num_attention_heads: heads.
         head_layout: "sheets" or "territories".
+        mask_type: "circular", "gaussian" or "full"; the last with sq = sr = 1 is the released control at its word.
+        wrap: sheets are tori; False: they have borders.
+        rectify: apply ReLU to queries, keys, values and the attention's output.
+        learned_querying: scale the pools by trained gains.
+        local_querying: share of the sheet that local query, key and value layers reach, in place of pooling; -1: off.
         causal: tokens attend to themselves and to those before.
         mask_padding: honour `attention_mask`; False: attend to padding, as in the authors' code.
         signed_reweighting: keep the signs of local weights (ablation).
@@ -65,6 +70,11 @@ class TopoformerConfig(PretrainedConfig):
         sr: float = 0.3,
         num_attention_heads: int = 1,
         head_layout: str = "sheets",
+        mask_type: str = "circular",
+        wrap: bool = True,
+        rectify: bool = False,
+        learned_querying: bool = False,
+        local_querying: float = -1.0,
         causal: bool = False,
         mask_padding: bool = True,
         signed_reweighting: bool = False,
@@ -89,6 +99,11 @@ class TopoformerConfig(PretrainedConfig):
         self.sr = sr
         self.num_attention_heads = num_attention_heads
         self.head_layout = head_layout
+        self.mask_type = mask_type
+        self.wrap = wrap
+        self.rectify = rectify
+        self.learned_querying = learned_querying
+        self.local_querying = local_querying
         self.causal = causal
         self.mask_padding = mask_padding
         self.signed_reweighting = signed_reweighting
@@ -117,7 +132,12 @@ class TopoformerBlock(nn.Module):
             sr=config.sr,
             num_heads=config.num_attention_heads,
             head_layout=config.head_layout,  # type: ignore[arg-type]  # checked there
+            mask_type=config.mask_type,  # type: ignore[arg-type]  # checked there
+            wrap=config.wrap,
             bias=False,
+            rectify=config.rectify,
+            learned_querying=config.learned_querying,
+            local_querying=config.local_querying,
             signed_reweighting=config.signed_reweighting,
             attention_dropout=config.attention_probs_dropout_prob,
             causal=config.causal,

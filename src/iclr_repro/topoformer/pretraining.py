@@ -34,6 +34,7 @@ class SegmentStream:
         separator: id after each document.
         pool_size: segments to draw from; all of them in the checkpoint.
         seed: of the draws.
+        max_segments: of an epoch, after which the documents start again as at their end; None: all.
 
     Raises:
         ValueError: the documents do not fill a single segment (when the first is taken).
@@ -48,23 +49,26 @@ class SegmentStream:
         separator: int,
         pool_size: int,
         seed: int,
+        max_segments: int | None = None,
     ) -> None:
         self._documents, self._tokenize = documents, tokenize
         self._length, self._separator, self._pool_size = length, separator, pool_size
+        self._max_segments = max_segments
         self._generator = torch.Generator().manual_seed(seed)
         self._rest: list[int] = []
         self._pool: list[Tensor] = []
         self._iterator: Iterator[dict[str, Any]] = iter(documents)
-        self._num_read = 0  # documents of this epoch
+        self._num_read = self._num_cut = 0  # documents and segments of this epoch
 
     def take(self, batch_size: int) -> Int64[Tensor, "B T"]:
         """Return the next micro-batch."""
         return torch.stack([self._draw() for _ in range(batch_size)])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of documents read, the tokens and segments that wait, and the state of the draws."""
+        """Return how far the epoch is, the tokens and segments that wait, and the state of the draws."""
         return {
             "documents": self._num_read,
+            "segments": self._num_cut,
             "rest": list(self._rest),
             "pool": torch.stack(self._pool) if self._pool else torch.empty(0, self._length, dtype=torch.int64),
             "generator": self._generator.get_state(),
@@ -72,7 +76,7 @@ class SegmentStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved place. Documents before it are read again and skipped: exact for every source, if slow."""
-        self._num_read = state["documents"]
+        self._num_read, self._num_cut = state["documents"], state["segments"]
         self._iterator = iter(self._documents.skip(self._num_read))
         self._rest, self._pool = list(state["rest"]), list(state["pool"].unbind())
         self._generator.set_state(state["generator"])
@@ -87,6 +91,8 @@ class SegmentStream:
 
     def _next_segment(self) -> Tensor:
         restarted = False
+        if self._num_cut == self._max_segments:
+            self._restart()
         while len(self._rest) < self._length:
             document = next(self._iterator, None)
             if document is not None:
@@ -95,9 +101,14 @@ class SegmentStream:
                 continue
             if restarted:
                 raise ValueError(f"documents: all of them together have no {self._length} tokens: give more text")
-            self._iterator, self._num_read, restarted = iter(self._documents), 0, True
+            restarted = True
+            self._restart()
+        self._num_cut += 1
         segment, self._rest = torch.tensor(self._rest[: self._length]), self._rest[self._length :]
         return segment
+
+    def _restart(self) -> None:
+        self._iterator, self._num_read, self._num_cut = iter(self._documents), 0, 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +178,7 @@ class Pretraining:
         recipe: sizes and rates.
         mask_id: of the mask token.
         special_ids: tokens that are never predicted.
-        generator: of the masks; whoever runs the learner saves its state.
+        generator: of the masks; its state is saved with the learner's.
     """
 
     def __init__(
@@ -219,12 +230,13 @@ class Pretraining:
         return {**found, "gradient_norm": float(norm)} if math.isfinite(float(norm)) else found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on but the generator of the masks."""
+        """Return all that the next step depends on."""
         return {
             "model": dict(self.model.state_dict()),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "stream": self.stream.state_dict(),
+            "masks": self._generator.get_state(),
             "micro_steps": self.micro_steps,
             "spent_s": self._spent_s,
         }
@@ -235,6 +247,7 @@ class Pretraining:
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.stream.load_state_dict(state["stream"])
+        self._generator.set_state(state["masks"])
         self.micro_steps, self._spent_s = state["micro_steps"], state["spent_s"]
 
     def _backward(self, accumulation: int) -> Tensor:

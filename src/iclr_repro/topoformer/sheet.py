@@ -9,11 +9,14 @@ Shape letters: D = units of the sheet.
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
+
+MaskType = Literal["circular", "gaussian", "full"]
 
 
 def sheet_side(num_units: int) -> int:
@@ -72,21 +75,53 @@ def circular_mask(num_units: int, area_frac: float, *, wrap: bool = True) -> Boo
     return torch.from_numpy(squared_DD * math.pi <= area_frac * num_units)
 
 
-def gaussian_mask(num_units: int, width: float, *, generator: torch.Generator) -> Bool[Tensor, "D D"]:
+def gaussian_mask(
+    num_units: int, width: float, *, generator: torch.Generator, wrap: bool = True
+) -> Bool[Tensor, "D D"]:
     """Draw connections that thin out with distance: p = sigmoid(log N(D; 0, width)), divided by its maximum.
 
-    N(D; 0, width) is the normal density with standard deviation `width` (of the tissue's side) at the torus distance.
-    The authors' code has this mask, no released configuration uses it (sheet 2.2).
+    N(D; 0, width) is the normal density with standard deviation `width` (of the tissue's side) at the distance of two
+    units. The authors' code has this mask, no released configuration uses it (sheet 2.2).
 
     Raises:
         ValueError: `width` is not positive.
     """
     if not width > 0:
         raise ValueError(f"width: got {width}, expected > 0 (a standard deviation, in sides of the tissue)")
-    distances_DD = torch.from_numpy(squared_distances(num_units)).double().sqrt() / sheet_side(num_units)
+    squared_DD = torch.from_numpy(squared_distances(num_units, wrap=wrap))
+    distances_DD = squared_DD.double().sqrt() / sheet_side(num_units)
     log_density_DD = -0.5 * (distances_DD / width) ** 2 - math.log(width * math.sqrt(2 * math.pi))
     probability_DD = torch.sigmoid(log_density_DD)
     return torch.bernoulli(probability_DD / probability_DD.max(), generator=generator).bool()
+
+
+def receptive_fields(
+    num_units: int, area_frac: float, mask_type: MaskType, *, wrap: bool, generator: torch.Generator
+) -> Bool[Tensor, "D D"]:
+    """Return which units are in each other's fields, for one of the kinds of masks of sheet 2.2.
+
+    Args:
+        num_units: d, a perfect square.
+        area_frac: f in (0, 1]: the share of the sheet for "circular", the width for "gaussian"; "full" needs 1.
+        mask_type: "circular": `circular_mask`; "gaussian": `gaussian_mask`, drawn once; "full": all pairs.
+        wrap: torus (True) or sheet with borders.
+        generator: of the draws of "gaussian".
+
+    Raises:
+        ValueError: an unknown kind, f outside (0, 1], or "full" with another f than 1.
+    """
+    check_fraction("area_frac", area_frac)
+    if mask_type not in get_args(MaskType):
+        raise ValueError(f"mask_type: got {mask_type!r}, expected one of {', '.join(get_args(MaskType))}")
+    if mask_type == "circular":
+        return circular_mask(num_units, area_frac, wrap=wrap)
+    if mask_type == "gaussian":
+        return gaussian_mask(num_units, area_frac, generator=generator, wrap=wrap)
+    if area_frac != 1.0:
+        raise ValueError(
+            f'mask_type "full" joins all units: got the share {area_frac}, set sq and sr to 1 (or -1: off)'
+        )
+    return torch.ones(sheet_side(num_units) ** 2, num_units, dtype=torch.bool)
 
 
 def territories(num_units: int, num_heads: int) -> Int64[Tensor, " D"]:

@@ -179,12 +179,18 @@ def _pairs(num_units: int, distances: Distances) -> _Pairs:
         dx, dy = (np.where(step > 0.5, 1.0 - step, step) for step in steps)
         distance = np.sqrt(dx**2 + dy**2)
         within = [distance <= m for m in np.linspace(0.1, 0.8, 8)]
-    return _Pairs(first, second, distance, within, [_scaled_ranks(distance, chosen) for chosen in within])
+    _, level_P = np.unique(distance, return_inverse=True)  # few, so that they are sorted once for all thresholds
+    return _Pairs(first, second, distance, within, [_scaled_ranks(level_P, chosen) for chosen in within])
 
 
-def _scaled_ranks(distance: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    ranks = np.zeros(len(distance))
-    if chosen.any():
-        centred = scipy.stats.rankdata(distance[chosen]) - (chosen.sum() + 1) / 2
-        ranks[chosen] = centred / max(float(np.linalg.norm(centred)), 1.0)
-    return ranks
+def forget_distances() -> None:
+    """Drop the tables of distances, which are kept for the numbers of units seen last (for timing a first call)."""
+    _pairs.cache_clear()
+
+
+def _scaled_ranks(level_P: np.ndarray, chosen_P: np.ndarray) -> np.ndarray:
+    """Mean ranks of equal levels 0, 1, ... among the chosen ones, centred and of norm 1; 0 elsewhere."""
+    count_L = np.bincount(level_P[chosen_P], minlength=level_P.max() + 1)
+    centred_L = np.cumsum(count_L) - (count_L - 1) / 2 - (count_L.sum() + 1) / 2
+    norm = math.sqrt(float(count_L @ centred_L**2))
+    return np.where(chosen_P, centred_L[level_P] / max(norm, 1.0), 0.0)

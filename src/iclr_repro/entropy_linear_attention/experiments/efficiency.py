@@ -1,34 +1,42 @@
-"""E4: time and memory against the number of nodes, for attention alone and for a whole training step."""
+"""E4: time and memory against the number of nodes, for attention alone and for the whole host.
+
+What is reported is the median over repeats, or a function of medians; intervals resample the repeats.
+"""
 
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
-from iclr_repro.core.statistics import mean_interval
+from iclr_repro.core.statistics import log_log_slopes
+from iclr_repro.core.timing import time_in_turn
 from iclr_repro.entropy_linear_attention import figures
 from iclr_repro.entropy_linear_attention._choices import check_listed
 from iclr_repro.entropy_linear_attention.attention import attention_weights
 from iclr_repro.entropy_linear_attention.entropy import entropy_estimate, softmax_entropy
 from iclr_repro.entropy_linear_attention.host import ELinFormer
 from iclr_repro.entropy_linear_attention.mechanisms import MECHANISMS, make_mechanism
-from iclr_repro.entropy_linear_attention.memory import tensor_memory
+from iclr_repro.entropy_linear_attention.memory import peak_memory
 from iclr_repro.entropy_linear_attention.training import initialised
 
 _SLOPE_FROM = 1024
+_MODEL_SLOPE_FROM = 256
+_RESAMPLES = 9_999
 _LEAST_S = 0.02  # a timing repeats what is shorter, so that the clock does not decide
-_MATERIALISED = "softmax"
+_MATERIALISED, _FUSED = "softmax", "softmax_sdpa"
 _EALA = "eala_collision"
+_Key = TypeVar("_Key")
 _HOST: dict[str, Any] = {
     "input_dim": 12,
     "tod_dim": 12,
@@ -48,55 +56,72 @@ class Efficiency:
     attentions: tuple[str, ...] = parameter("mechanisms to time", choices=list(MECHANISMS))
     num_nodes: tuple[int, ...] = parameter("nodes", low=2, high=1_000_000)
     materialised_limit: int = parameter("most nodes for softmax with its N x N matrix", low=2)
-    backward_limit: int = parameter("most nodes for forward and backward", low=2)
+    fused_backward_limit: int = parameter("most nodes for forward and backward of the fused softmax", low=2)
     head_dim: int = parameter("features of a head", low=1, high=256)
     num_heads: int = parameter("heads", low=1, high=64)
     repeats: int = parameter("timings, after one to warm up", low=1, high=1_000)
-    model_nodes: int = parameter("nodes of the whole model", low=2)
+    model_nodes: tuple[int, ...] = parameter("nodes of the whole host", low=2, high=1_000_000)
 
     def __post_init__(self) -> None:
         """Refuse lists that are empty or name something twice."""
         check_listed("attentions", self.attentions)
         check_listed("num_nodes", self.num_nodes)
+        check_listed("model_nodes", self.model_nodes)
 
     def run(self, run: Run) -> Result:
         """Time and measure."""
         rows = []
-        times: dict[tuple[str, str, int], np.ndarray] = {}
-        memory: dict[tuple[str, int], int] = {}
+        times: dict[str, dict[str, dict[int, np.ndarray]]] = {
+            kind: {name: {} for name in self.attentions} for kind in ("forward", "forward_backward")
+        }
+        memory: dict[str, dict[int, int]] = {name: {} for name in self.attentions}
         for num_nodes in self.num_nodes:
+            actions: dict[tuple[str, str], Callable[[], object]] = {}
             for name in self.attentions:
                 if name == _MATERIALISED and num_nodes > self.materialised_limit:
                     continue
-                forward, backward = self._actions(run, name, num_nodes)
-                found = self._memory(run, forward)
-                memory[name, num_nodes] = found["peak_bytes"]
-                row = {"attention": name, "num_nodes": num_nodes, **found}
-                for kind, action in (("forward", forward), ("forward_backward", backward)):
-                    if kind == "forward" or num_nodes <= self.backward_limit:
-                        times[kind, name, num_nodes] = timings(action, repeats=self.repeats, device=run.device)
-                        row[f"{kind}_ms"] = 1e3 * float(np.median(times[kind, name, num_nodes]))
-                rows.append(row)
+                actions["forward", name], backward = self._actions(run, name, num_nodes)
+                memory[name][num_nodes] = peak_memory(actions["forward", name], run.device)
+                if name != _FUSED or num_nodes <= self.fused_backward_limit:
+                    actions["forward_backward", name] = backward
+            seconds = self._timed(actions, run.device)
+            for (kind, name), of_action in seconds.items():
+                times[kind][name][num_nodes] = of_action
+            for name in self.attentions:
+                if num_nodes in memory[name]:
+                    medians = {
+                        f"{kind}_ms": 1e3 * float(np.median(times[kind][name][num_nodes]))
+                        for kind in times
+                        if (kind, name) in seconds
+                    }
+                    peak = memory[name][num_nodes]
+                    rows.append({"attention": name, "num_nodes": num_nodes, "peak_bytes": peak, **medians})
         table = pd.DataFrame(rows).set_index(["attention", "num_nodes"])
-        metrics = {
+        measured = Timings()
+        measured.metrics |= {
             f"{name}/n{number}/{quantity}": float(value)
             for (name, number), row in table.iterrows()
             for quantity, value in row.items()
             if np.isfinite(value)
         }
-        intervals: dict[str, tuple[float, float]] = {}
-        metrics[f"{_EALA}/largest_output_error"] = self._output_error(run)
-        self._add_slopes(times, memory, metrics, intervals)
-        self._add_ratios(times, memory, metrics, intervals)
-        self._add_model(run, metrics, intervals)
-        self._add_estimate(run, metrics, intervals)
-        metrics["timings/n"] = float(self.repeats)
-        return Result(
-            metrics=metrics,
-            intervals=intervals,
-            tables={"scaling": table},
-            figures={"scaling": figures.scaling(table, metrics.get("break_even_nodes"))},
-        )
+        measured.metrics |= {
+            **self._errors(run),
+            "timings/n": float(self.repeats),
+        }
+        for kind, of_kind in times.items():
+            for name, of_name in of_kind.items():
+                measured.slope(f"{name}/{kind}_slope", of_name, least=_SLOPE_FROM)
+            measured.speedups("n{number}/" + kind + "_speedup_over_{name}", of_kind)
+        self._add_memory(memory, measured)
+        self._add_model(run, measured)
+        self._add_estimate(run, measured)
+        break_even = self._add_break_even(times["forward"], measured)
+        return measured.result(tables={"scaling": table}, figures={"scaling": figures.scaling(table, break_even)})
+
+    def _timed(self, actions: Mapping[_Key, Callable[[], object]], device: torch.device) -> dict[_Key, np.ndarray]:
+        """Seconds of one call of each action, [repeats]."""
+        seconds = time_in_turn(*actions.values(), repeats=self.repeats, device=device, least_s=_LEAST_S)
+        return dict(zip(actions, seconds, strict=True))
 
     def _actions(self, run: Run, name: str, num_nodes: int) -> tuple[Callable[[], Tensor], Callable[[], None]]:
         generator = run.torch_rng(f"inputs/{num_nodes}")
@@ -117,148 +142,153 @@ class Efficiency:
 
         return forward, forward_backward
 
-    def _output_error(self, run: Run) -> float:
-        """How far what is timed as EALA is from its dense weights applied to the values, at the smallest N."""
+    def _errors(self, run: Run) -> dict[str, float]:
+        """How far output and gradients of what is timed as EALA are from those of its dense weights, at the smallest N.
+
+        Both in units of the largest of the latter.
+        """
         generator = run.torch_rng("check")
         shape = (1, self.num_heads, min(self.num_nodes), self.head_dim)
-        q, k, v = (torch.randn(shape, generator=generator).to(run.device) for _ in range(3))
+        inputs = [torch.randn(shape, generator=generator).to(run.device).requires_grad_() for _ in range(3)]
         mechanism = make_mechanism(_EALA, num_heads=self.num_heads, head_dim=self.head_dim, generator=generator)
-        with torch.no_grad():
-            return float((mechanism.to(run.device)(q, k, v) - attention_weights(q, k) @ v).abs().max())
+        q, k, v = inputs
+        outputs = mechanism.to(run.device)(q, k, v), attention_weights(q, k) @ v
+        towards = torch.randn(shape, generator=generator).to(run.device)
+        gradients = [
+            torch.cat(torch.autograd.grad(out, inputs, towards, allow_unused=True, materialize_grads=True))
+            for out in outputs
+        ]
+        return {
+            f"{_EALA}/largest_{name}_error": float((found - dense).detach().abs().max() / dense.detach().abs().max())
+            for name, (found, dense) in (("output", outputs), ("gradient", gradients))
+        }
 
-    def _memory(self, run: Run, action: Callable[[], object]) -> dict[str, int]:
-        """On a GPU what its allocator gave at most, elsewhere what the tensors held."""
-        if run.device.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            action()
-            torch.cuda.synchronize()
-            return {"peak_bytes": torch.cuda.max_memory_allocated() - before}
-        found = tensor_memory(action)
-        return {"peak_bytes": found.peak_bytes, "largest_bytes": found.largest_bytes}
-
-    def _add_slopes(
-        self,
-        times: dict[tuple[str, str, int], np.ndarray],
-        memory: dict[tuple[str, int], int],
-        metrics: dict[str, float],
-        intervals: dict[str, tuple[float, float]],
-    ) -> None:
-        """Slopes of log time (with intervals over repeats) and of log memory against log N."""
-        for name in self.attentions:
-            for kind in ("forward", "forward_backward"):
-                measured = {
-                    n: times[kind, name, n] for n in self.num_nodes if (kind, name, n) in times and n >= _SLOPE_FROM
-                }
-                if len(measured) > 1:
-                    slopes = np.polyfit(np.log(list(measured)), np.log(np.stack(list(measured.values()))), 1)[0]
-                    _add(metrics, intervals, f"{name}/{kind}_slope", slopes)
-            held = {n: memory[name, n] for n in self.num_nodes if (name, n) in memory and n >= _SLOPE_FROM}
+    def _add_memory(self, memory: Mapping[str, Mapping[int, int]], measured: Timings) -> None:
+        """Slopes of log memory against log N, and EALA's share of the memory of each other attention."""
+        for name, of_name in memory.items():
+            held = {number: size for number, size in of_name.items() if number >= _SLOPE_FROM}
             if len(held) > 1:
-                slope = float(np.polyfit(np.log(list(held)), np.log(list(held.values())), 1)[0])
-                metrics[f"{name}/memory_slope"] = slope
-                intervals[f"{name}/memory_slope"] = (slope, slope)  # counted, not sampled
+                slopes = log_log_slopes(np.array(list(held)), np.array([list(held.values())]).T)
+                measured.add_exact(f"{name}/memory_slope", float(slopes[0]))
+            for number in memory.get(_EALA, {}).keys() & of_name.keys():
+                if name != _EALA:
+                    measured.add_exact(f"n{number}/memory_over_{name}", memory[_EALA][number] / of_name[number])
 
-    def _add_ratios(
-        self,
-        times: dict[tuple[str, str, int], np.ndarray],
-        memory: dict[tuple[str, int], int],
-        metrics: dict[str, float],
-        intervals: dict[str, tuple[float, float]],
-    ) -> None:
-        """How many times as fast EALA is as each other attention, its share of the memory, and the break-even N."""
-        for (kind, name, number), seconds in times.items():
-            if name != _EALA and (kind, _EALA, number) in times:
-                _add(metrics, intervals, f"n{number}/{kind}_speedup_over_{name}", seconds / times[kind, _EALA, number])
-        for (name, number), held in memory.items():
-            if name != _EALA and (_EALA, number) in memory:
-                ratio = memory[_EALA, number] / held
-                metrics[f"n{number}/memory_over_{name}"] = ratio
-                intervals[f"n{number}/memory_over_{name}"] = (ratio, ratio)
-        sizes = [n for n in self.num_nodes if ("forward", _MATERIALISED, n) in times and ("forward", _EALA, n) in times]
-        gains = np.array(
-            [
-                np.log(np.median(times["forward", _MATERIALISED, n]) / np.median(times["forward", _EALA, n]))
-                for n in sizes
-            ]
-        )
-        crossings = [i for i in range(1, len(sizes)) if gains[i - 1] < 0 <= gains[i]]
-        if crossings:
-            i = crossings[0]
-            share = -gains[i - 1] / (gains[i] - gains[i - 1])
-            metrics["break_even_nodes"] = float(np.exp((1 - share) * np.log(sizes[i - 1]) + share * np.log(sizes[i])))
+    def _add_break_even(self, forward: Mapping[str, Mapping[int, np.ndarray]], measured: Timings) -> float | None:
+        """The N from which on EALA is faster than materialised softmax, between two measured ones on the log scale."""
+        softmax, eala = forward.get(_MATERIALISED, {}), forward.get(_EALA, {})
+        sizes = [number for number in softmax if number in eala]
+        gains = [float(np.log(np.median(softmax[number]) / np.median(eala[number]))) for number in sizes]
+        for i in range(1, len(sizes)):
+            if gains[i - 1] < 0 <= gains[i]:
+                share = -gains[i - 1] / (gains[i] - gains[i - 1])
+                logs = np.log(sizes[i - 1 : i + 1])
+                found = float(np.exp((1 - share) * logs[0] + share * logs[1]))
+                measured.add("break_even_nodes", found)
+                return found
+        return None
 
-    def _add_model(self, run: Run, metrics: dict[str, float], intervals: dict[str, tuple[float, float]]) -> None:
-        """A training step of the whole host for one time step of many nodes, against the softmax hosts."""
-        x = (
-            torch.randn(1, 1, self.model_nodes, 3, generator=run.torch_rng("model"))
-            .abs()
-            .clamp(max=0.99)
-            .to(run.device)
-        )
-        seconds = {}
-        for name in (_EALA, _MATERIALISED, "softmax_sdpa"):
-            build = functools.partial(
-                ELinFormer,
-                self.model_nodes,
-                num_steps=1,
-                horizon=1,
-                **_HOST,
-                temporal_layers=1,
-                spatial_layers=1,
-                attention=name,
-                temporal_attention="softmax",
-                dropout=0.0,
-                generator=run.torch_rng(f"model/{name}"),
-            )
-            model = initialised(build, seed=run.seed).to(run.device)
-            step = functools.partial(_training_step, model, torch.optim.Adam(model.parameters()), x)
-            seconds[name] = timings(step, repeats=self.repeats, device=run.device)
-            metrics[f"model/{name}/step_ms"] = 1e3 * float(np.median(seconds[name]))
-        for name in (_MATERIALISED, "softmax_sdpa"):
-            _add(metrics, intervals, f"model/speedup_over_{name}", seconds[name] / seconds[_EALA])
+    def _add_model(self, run: Run, measured: Timings) -> None:
+        """Forward pass and training step of the whole host for one time step of N nodes, with EALA and with softmax."""
+        names = (_EALA, _MATERIALISED, _FUSED)
+        times: dict[str, dict[str, dict[int, np.ndarray]]] = {
+            kind: {name: {} for name in names} for kind in ("forward", "step")
+        }
+        for num_nodes in self.model_nodes:
+            x = torch.rand(1, 1, num_nodes, 3, generator=run.torch_rng(f"model/{num_nodes}")).to(run.device)
+            actions: dict[tuple[str, str], Callable[[], object]] = {}
+            for name in names:
+                if name == _MATERIALISED and num_nodes > self.materialised_limit:
+                    continue
+                build = functools.partial(
+                    ELinFormer,
+                    num_nodes,
+                    num_steps=1,
+                    horizon=1,
+                    **_HOST,
+                    temporal_layers=1,
+                    spatial_layers=1,
+                    attention=name,
+                    temporal_attention="softmax",
+                    dropout=0.0,
+                    generator=run.torch_rng(f"model/{name}"),
+                )
+                model = initialised(build, seed=run.seed).to(run.device)
+                optimizer = torch.optim.Adam(model.parameters())
+                actions["forward", name] = functools.partial(_forward, model, x)
+                actions["step", name] = functools.partial(_training_step, model, optimizer, x)
+            for (kind, name), seconds in self._timed(actions, run.device).items():
+                times[kind][name][num_nodes] = seconds
+                measured.add(f"model/{name}/n{num_nodes}/{kind}_ms", 1e3 * float(np.median(seconds)))
+        for kind, of_kind in times.items():
+            for name in names:
+                measured.slope(f"model/{name}/{kind}_slope", of_kind[name], least=_MODEL_SLOPE_FROM)
+            measured.speedups("model/n{number}/" + kind + "_speedup_over_{name}", of_kind)
 
-    def _add_estimate(self, run: Run, metrics: dict[str, float], intervals: dict[str, tuple[float, float]]) -> None:
+    def _add_estimate(self, run: Run, measured: Timings) -> None:
         """Entropy of every query by its estimate against the exact one."""
         number = min(self.materialised_limit, max(self.num_nodes))
         generator = run.torch_rng("estimate")
         q, k = (torch.randn(1, number, self.head_dim, generator=generator).to(run.device) for _ in range(2))
-        exact = timings(lambda: softmax_entropy(q, k), repeats=self.repeats, device=run.device)
-        for estimate in ("gauss2", "cum3"):
-            action = functools.partial(entropy_estimate, q, k, estimate=estimate)
-            found = timings(action, repeats=self.repeats, device=run.device)
-            _add(metrics, intervals, f"estimate/{estimate}/speedup", exact / found)
-        metrics["estimate/num_keys"] = float(number)
+        actions: dict[str, Callable[[], object]] = {
+            estimate: functools.partial(entropy_estimate, q, k, estimate=estimate) for estimate in ("gauss2", "cum3")
+        }
+        seconds = self._timed({"exact": lambda: softmax_entropy(q, k), **actions}, run.device)
+        for estimate in actions:
+            name = f"estimate/{estimate}/speedup"
+            measured.of_medians(name, lambda a, b: a / b, seconds["exact"], seconds[estimate])
+        measured.add("estimate/num_keys", float(number))
 
 
-def timings(action: Callable[[], object], *, repeats: int, device: torch.device) -> np.ndarray:
-    """Seconds of one call, measured `repeats` times after one to warm up; short ones as the mean of several calls."""
+class Timings(Measurements):
+    """Metrics of timings, and their intervals."""
 
-    def seconds(calls: int) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        for _ in range(calls):
-            action()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return (time.perf_counter() - start) / calls
+    def of_medians(self, name: str, function: Callable[..., Any], *seconds: np.ndarray) -> None:
+        """Note a function of the medians of timings, with its bootstrap interval over repeats where there are several.
 
-    seconds(1)
-    calls = max(1, int(_LEAST_S / max(seconds(1), 1e-6)))
-    return np.array([seconds(calls) for _ in range(repeats)])
+        Rounds are resampled, those of all of `seconds` [repeats] together. The interval is that of one process.
+        """
+        value = float(function(*(np.median(one) for one in seconds)))
+        interval = None
+        if min(len(one) for one in seconds) > 1:
+            found = scipy.stats.bootstrap(
+                seconds,
+                lambda *samples, axis: function(*(np.median(one, axis=axis) for one in samples)),
+                n_resamples=_RESAMPLES,
+                vectorized=True,
+                paired=True,  # the actions took turns: what slowed a round slowed all of it
+                method="percentile",
+                rng=np.random.default_rng(0),
+            )
+            interval = (float(found.confidence_interval.low), float(found.confidence_interval.high))
+        self.add(name, value, interval)
+
+    def slope(self, name: str, seconds: Mapping[int, np.ndarray], *, least: int) -> None:
+        """Note the power of N with which the median time grows from N = `least` on, where there are two such N."""
+        sizes = [number for number in seconds if number >= least]
+        if len(sizes) > 1:
+
+            def power(*medians: Any) -> Any:
+                return np.polyfit(np.log(sizes), np.log(np.stack(medians)), 1)[0]
+
+            self.of_medians(name, power, *(seconds[number] for number in sizes))
+
+    def speedups(self, pattern: str, seconds: Mapping[str, Mapping[int, np.ndarray]]) -> None:
+        """Note how many times as fast EALA is as each other attention, by median times."""
+        for name, of_name in seconds.items():
+            for number in of_name.keys() & seconds.get(_EALA, {}).keys():
+                if name != _EALA:
+                    label = pattern.format(number=number, name=name)
+                    self.of_medians(label, lambda a, b: a / b, of_name[number], seconds[_EALA][number])
+
+
+def _forward(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = model(x)
+    return out
 
 
 def _training_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
     optimizer.zero_grad()
     model(x).square().mean().backward()
     optimizer.step()
-
-
-def _add(metrics: dict[str, float], intervals: dict[str, tuple[float, float]], name: str, values: np.ndarray) -> None:
-    """Note the mean over repeats with its interval, where there are several."""
-    metrics[name] = float(values.mean())
-    interval = mean_interval(values)
-    if interval is not None:
-        intervals[name] = interval

@@ -5,7 +5,7 @@ Shape letters: M = queries, N = keys, D = features of a head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,13 +90,13 @@ class EntropyApproximation:
 
     def run(self, run: Run) -> Result:
         """Compare each estimate with the exact entropy."""
-        rows = pd.DataFrame(self._rows(run))
-        keys = ["keys", "d", "num_keys", "variance"]
-        table = rows.groupby([*keys, "estimate"], sort=False)[["entropy_error", "deficit_error"]].mean()
-        metrics = {}
-        for (kind, dim, number, variance, estimate), row in table.iterrows():
-            for quantity, value in row.items():
-                metrics[f"{kind}/d{dim}/n{number}/var_{variance}/{estimate}/{quantity}"] = float(value)
+        means = means_of_cells(self._rows(run))
+        metrics = {
+            f"{kind}/d{dim}/n{number}/var_{variance}/{estimate}/{quantity}": value
+            for (kind, dim, number, variance, estimate), found in means.items()
+            for quantity, value in found.items()
+        }
+        table = pd.DataFrame(means).T.rename_axis(index=["keys", "d", "num_keys", "variance", "estimate"])
         metrics["queries/n"] = float(self.num_queries * self.draws)
         return Result(
             metrics=metrics,
@@ -104,7 +104,7 @@ class EntropyApproximation:
             figures={"entropy_error": figures.entropy_error(table, dim=max(d for d in self.dims if d <= _SHOWN_DIM))},
         )
 
-    def _rows(self, run: Run) -> Iterator[dict[str, object]]:
+    def _rows(self, run: Run) -> Iterator[tuple[tuple[Any, ...], dict[str, float]]]:
         sources: list[tuple[str, Any, str, float | str]] = [("relu", gaussian_keys, "relu", _NATURAL)]
         sources += [("gaussian", gaussian_keys, "identity", value) for value in self.variances]
         sources += [("clustered", clustered_keys, "identity", value) for value in self.variances]
@@ -115,21 +115,42 @@ class EntropyApproximation:
                     for _ in range(self.draws):
                         k = make_keys(rng, number, dim)
                         q = with_variance(gaussian_keys(rng, self.num_queries, dim), k, feature_map, variance)
-                        exact = softmax_entropy(q, k, feature_map=feature_map)
-                        deficit = np.log(number) - exact
-                        some = deficit > 0  # a query without active features has none, and nothing to be wrong about
-                        for estimate in ESTIMATES:
-                            found = entropy_estimate(q, k, estimate=estimate, feature_map=feature_map)
-                            error = (found - exact).abs()
-                            yield {
-                                "keys": kind,
-                                "d": dim,
-                                "num_keys": number,
-                                "variance": variance,
-                                "estimate": estimate,
-                                "entropy_error": float((error / exact).mean()),
-                                "deficit_error": float((error / deficit)[some].mean()),
-                            }
+                        for estimate, found in estimate_errors(q, k, feature_map).items():
+                            yield (kind, dim, number, variance, estimate), found
+
+
+def means_of_cells(
+    rows: Iterable[tuple[tuple[Any, ...], Mapping[str, float]]],
+) -> dict[tuple[Any, ...], dict[str, float]]:
+    """Means over the rows of each cell, of each quantity over the rows that have it; NaN stays NaN."""
+    cells: dict[tuple[Any, ...], list[Mapping[str, float]]] = {}
+    for cell, found in rows:
+        cells.setdefault(cell, []).append(found)
+    return {
+        cell: {
+            name: float(np.mean([one[name] for one in of_cell if name in one]))
+            for name in dict.fromkeys(name for one in of_cell for name in one)
+        }
+        for cell, of_cell in cells.items()
+    }
+
+
+def estimate_errors(q: Tensor, k: Tensor, feature_map: str) -> dict[str, dict[str, float]]:
+    """Mean relative errors of each estimate, of the entropy H and of the deficit log N - H, over queries [..., M, D].
+
+    Queries whose scores do not vary (dead: no active feature) do not count: every estimate is right about them.
+    """
+    exact = softmax_entropy(q, k, feature_map=feature_map)
+    alive = entropy_equality(q, k, feature_map=feature_map).var > 0
+    deficit = np.log(k.shape[-2]) - exact
+    found = {}
+    for estimate in ESTIMATES:
+        error = (entropy_estimate(q, k, estimate=estimate, feature_map=feature_map) - exact).abs()
+        found[estimate] = {
+            "entropy_error": float((error / exact)[alive].double().mean()),
+            "deficit_error": float((error / deficit)[alive].double().mean()),
+        }
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,19 +178,20 @@ class Resemblance:
                     for _ in range(self.draws):
                         k = gaussian_keys(rng, number, dim)
                         q = with_variance(gaussian_keys(rng, self.num_queries, dim), k, "relu", variance)
-                        cell = {"variance": variance, "d": dim, "num_keys": number}
-                        rows += [{**cell, "solver": solver, **resemblance(q, k, solver)} for solver in SOLVERS]
-        table = pd.DataFrame(rows).groupby(["variance", "d", "num_keys", "solver"], sort=False).mean()
+                        rows += [((variance, dim, number, solver), resemblance(q, k, solver)) for solver in SOLVERS]
+        means = means_of_cells(rows)
         metrics = {
-            f"d{dim}/n{number}/var_{variance}/{solver}/{quantity}": float(value)
-            for (variance, dim, number, solver), row in table.iterrows()
-            for quantity, value in row.items()
-            if np.isfinite(value)
+            f"d{dim}/n{number}/var_{variance}/{solver}/{quantity}": value
+            for (variance, dim, number, solver), found in means.items()
+            for quantity, value in found.items()
+            if value != np.inf  # a divergence from weights of which some are 0
         }
+        table = pd.DataFrame(means).T.rename_axis(index=["variance", "d", "num_keys", "solver"])
         sweep = self._sweep(run)
-        best = sweep["tv"].idxmin()
+        best, equal = sweep["tv"].idxmin(), (sweep["total_over_equal"] - 1.0).abs().idxmin()
         metrics["sweep/best_over_equal"] = float(sweep.at[best, "total_over_equal"])
-        metrics["sweep/tv_at_equal_over_least"] = float(np.interp(1.0, *_columns(sweep)) / sweep["tv"].min())
+        metrics["sweep/tv_at_equal_over_least"] = float(sweep.at[equal, "tv"] / sweep.at[best, "tv"])
+        metrics["sweep/entropy_gap_at_least_tv"] = float(sweep.at[best, "entropy_gap"])
         metrics["queries/n"] = float(self.num_queries * self.draws)
         return Result(
             metrics=metrics,
@@ -186,7 +208,7 @@ class Resemblance:
         found = features(q, k)
         p = scores(found).softmax(dim=-1)
         equal = entropy_equality(q, k)
-        attains = equal.theta > 0
+        attains = (equal.theta > 0) & (equal.mean > 0)
         rows = []
         for multiple in _SWEEP:
             theta = ((equal.theta + equal.mean) * multiple - equal.mean).clamp(min=0.0)
@@ -200,34 +222,43 @@ def resemblance(q: Tensor, k: Tensor, solver: str) -> dict[str, float]:
     """Means over queries [M, D] with keys [N, D] and ReLU features of what compares weights with softmax.
 
     Returns:
-        `attainment`, `dead`: shares of queries. Over queries that attain: `entropy_gap` = |H(w) - H|/H, `deficit_gap` =
-        |H(w) - H|/(log N - H), `kl_from_softmax` = KL(softmax || w), infinite elsewhere where a weight is 0. Over all:
-        `kl_to_softmax` = KL(w || softmax), `tv`, `tv_uniform`, `ranking_violation`, `spearman`. Over all but the dead:
-        `tv_plain` (theta = 0) and `tv_over_plain`. NaN where there is no such query.
+        `dead`: share of queries without an active feature, of which all scores and weights are equal whatever theta is;
+        they count in nothing else but `score_variance` and `ranking_violation`. `attainment`: share of queries with
+        theta > 0. Over these: `entropy_gap` = |H(w) - H|/H, `deficit_gap` = |H(w) - H|/(log N - H), `kl_from_softmax` =
+        KL(softmax || w), infinite elsewhere where a weight is 0. Over all: `deficit` = log N - H, `kl_to_softmax` =
+        KL(w || softmax), `tv`, `tv_uniform`, `tv_plain` (theta = 0), `tv_over_plain`, `spearman`. What no query has is
+        left out.
     """
     dense = scores(features(q, k))
-    p, exact = dense.softmax(dim=-1), softmax_entropy(q, k)
     equal = entropy_equality(q, k, solver=solver)
     w = attention_weights(q, k, solver=solver)
-    attains, alive = equal.theta > 0, equal.mean > 0
-    gap = (entropy(w) - exact).abs()
-    tv = total_variation(w, p)
-    plain = total_variation(dense[alive] / dense[alive].sum(dim=-1, keepdim=True), p[alive])
-    return {
-        "attainment": float(attains.double().mean()),
+    alive = equal.mean > 0
+    found = {
         "dead": float((~alive).double().mean()),
         "score_variance": float(equal.var.mean()),
-        "deficit": float((np.log(len(k)) - exact).mean()),
-        "entropy_gap": float((gap / exact)[attains].mean()),
-        "deficit_gap": float((gap / (np.log(len(k)) - exact))[attains & alive].mean()),
-        "kl_from_softmax": float(kl_divergence(p, w)[attains].mean()),
+        "ranking_violation": float(ranking_violation(dense, w).max()),
+    }
+    dense, w, attains = dense[alive], w[alive], (equal.theta > 0)[alive]
+    p, exact = dense.softmax(dim=-1), softmax_entropy(q, k)[alive]
+    gap, deficit = (entropy(w) - exact).abs(), np.log(len(k)) - exact
+    tv, plain = total_variation(w, p), total_variation(dense / dense.sum(dim=-1, keepdim=True), p)
+    if not alive.any():
+        return found
+    if attains.any():
+        found |= {
+            "entropy_gap": float((gap / exact)[attains].mean()),
+            "deficit_gap": float((gap / deficit)[attains].mean()),
+            "kl_from_softmax": float(kl_divergence(p, w)[attains].mean()),
+        }
+    return found | {
+        "attainment": float(attains.double().mean()),
+        "deficit": float(deficit.mean()),
         "kl_to_softmax": float(kl_divergence(w, p).mean()),
         "tv": float(tv.mean()),
         "tv_uniform": float(total_variation(torch.full_like(p, 1 / len(k)), p).mean()),
         "tv_plain": float(plain.mean()),
-        "tv_over_plain": float(tv[alive].mean() / plain.mean()),
-        "ranking_violation": float(ranking_violation(dense, w).max()),
-        "spearman": _spearman(dense[alive][:_RANKED].numpy(), w[alive][:_RANKED].numpy()),
+        "tv_over_plain": float(tv.mean() / plain.mean()),
+        "spearman": _spearman(dense[:_RANKED].numpy(), w[:_RANKED].numpy()),
     }
 
 
@@ -238,7 +269,3 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     size = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
     vary = size > 0
     return float(((first * second).sum(axis=1)[vary] / size[vary]).mean()) if vary.any() else np.nan
-
-
-def _columns(sweep: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    return sweep["total_over_equal"].to_numpy(), sweep["tv"].to_numpy()

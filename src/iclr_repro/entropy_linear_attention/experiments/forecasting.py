@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from iclr_repro.core.data import real_or_synthetic
+from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, parameter
 from iclr_repro.core.loop import EarlyStopping
 from iclr_repro.core.rundir import Run
@@ -23,12 +24,16 @@ from iclr_repro.entropy_linear_attention.conversion import (
     attention_entropy_report,
     attention_layers,
     convert_attention,
+    observed_attention,
     relative_attention_entropy,
 )
 from iclr_repro.entropy_linear_attention.data import FULL_SETS, LOADERS, load_full, load_pems08_tail
+from iclr_repro.entropy_linear_attention.experiments.attainment import attainment_metrics
+from iclr_repro.entropy_linear_attention.experiments.entropy import estimate_errors
 from iclr_repro.entropy_linear_attention.forecasters import FORECASTERS
 from iclr_repro.entropy_linear_attention.host import NONE, STID, ELinFormer, InvertedForecaster
 from iclr_repro.entropy_linear_attention.mechanisms import MECHANISMS
+from iclr_repro.entropy_linear_attention.memory import peak_memory
 from iclr_repro.entropy_linear_attention.metrics import errors, errors_by_horizon, masked_errors
 from iclr_repro.entropy_linear_attention.series import ANCHORS, Series, Windows
 from iclr_repro.entropy_linear_attention.synthetic import synthetic_traffic
@@ -36,11 +41,13 @@ from iclr_repro.entropy_linear_attention.training import (
     KeepBest,
     forecast_errors,
     forecast_learner,
+    forecast_loss,
     forecasts,
     initialised,
 )
 
 _STID = "stid"
+_FINE_TUNING_RATE = 0.1  # of the largest learning rate; ours, chosen before any run
 _SYNTHETIC_DAYS = 25  # as long as pems08_tail
 _SHOWN_HORIZONS = (3, 6, 12)
 _SOFTMAX = ("softmax", "softmax_sdpa")  # the same function: the first that is trained stands for both
@@ -50,12 +57,12 @@ _SOFTMAX = ("softmax", "softmax_sdpa")  # the same function: the first that is t
 class _Trained:
     """What the experiments that train forecasters share: how they train."""
 
-    data: Literal["auto", "real", "synthetic"] = parameter("real data, generated data, or real if they are there")
+    data: DataChoice = parameter(DATA_CHOICE)
     steps: int = parameter("updates of each model", low=1, high=10_000_000)
     batch_size: int = parameter("windows of an update", low=1, high=4_096)
     learning_rate: float = parameter("of Adam; the largest of the cycle", low=0.0, high=1.0)
     weight_decay: float = parameter("of Adam", low=0.0, high=1.0)
-    schedule: Literal["onecycle", "multistep"] = parameter("of the learning rate")
+    schedule: Literal["onecycle", "multistep", "constant"] = parameter("of the learning rate")
     milestones: tuple[int, ...] = parameter("where multistep divides by ten", unit="epochs", low=1)
     clip_norm: float | None = parameter("largest norm of the gradient; null: any", low=0.0)
     loss: Literal["masked_mae", "huber"] = parameter("masked MAE, or the host's Huber loss with delta 1")
@@ -79,7 +86,7 @@ class _Trained:
                 " has none: choose schedule=multistep, or milestones=[]"
             )
 
-    def learner(self, run: Run, model: nn.Module, series: Series, *, steps: int | None = None) -> KeepBest:
+    def learner(self, run: Run, model: nn.Module, series: Series) -> KeepBest:
         """What trains and tests a model."""
         return forecast_learner(
             model,
@@ -87,7 +94,7 @@ class _Trained:
             anchor=self.anchor,
             loss=self.loss,
             batch_size=self.batch_size,
-            steps=self.steps if steps is None else steps,
+            steps=self.steps,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             schedule=self.schedule,
@@ -98,7 +105,7 @@ class _Trained:
             device=run.device,
         )
 
-    def trained(self, run: Run, learner: KeepBest, *, stage: str, steps: int | None = None) -> None:
+    def trained(self, run: Run, learner: KeepBest, *, stage: str) -> None:
         """Train, and give the model its best weights."""
         stop = (
             None
@@ -107,7 +114,7 @@ class _Trained:
         )
         run.fit(
             learner,
-            self.steps if steps is None else steps,
+            self.steps,
             name=stage,
             evaluate=learner.evaluate,
             eval_every=self.eval_every,
@@ -172,9 +179,14 @@ class Forecasting(_Trained):
             rows[name] = {
                 "parameters": float(sum(weights.numel() for weights in model.parameters())),
                 "epoch_s": len(series.train) / self.batch_size * timing.seconds / max(timing.steps, 1),
+                "step_peak_bytes": float(self.step_memory(run, model, series)),
             }
             run.log.info("%s: test MAE %.3f", name, errors(sums[name])["mae"])
-        metrics = {"test/n": float(len(series.test[:: self.test_every]))}
+        metrics = {
+            "test/n": float(len(series.test[:: self.test_every])),
+            "train/n": float(len(series.train)),
+            "nodes": float(series.num_nodes),
+        }
         for name, of_model in sums.items():
             metrics |= {f"{name}/{quantity}": value for quantity, value in errors(of_model).items()}
             for step, at_step in errors_by_horizon(of_model).items():
@@ -186,19 +198,25 @@ class Forecasting(_Trained):
         x, _, _ = (
             part[None].to(run.device) for part in Windows(series, series.test, self.anchor)[len(series.test) // 2]
         )
+        table = pd.DataFrame({name: errors(one) for name, one in sums.items()}).T
         for name, model in models.items():
-            if name not in (NONE, _STID):
-                for layer, value in relative_attention_entropy(
-                    model, x, generator=run.torch_rng(f"entropy/{name}")
-                ).items():
-                    metrics[f"{name}/relative_entropy/{layer}"] = value
+            if name in (NONE, _STID):
+                continue
+            of_layer = relative_attention_entropy(model, x, generator=run.torch_rng(f"entropy/{name}"))
+            metrics |= {f"{name}/relative_entropy/{layer}": value for layer, value in of_layer.items()}
+            if spatial := [value for layer, value in of_layer.items() if layer.startswith("spatial")]:
+                table.loc[name, "relative_entropy"] = float(np.mean(spatial))
+            metrics |= attainment_metrics(model, x, generator=run.torch_rng(f"attainment/{name}"), prefix=name)
+        tables["errors"] = table
         if (softmax := _softmax_of(self.attentions)) is not None:
             report = attention_entropy_report(models[softmax], x, generator=run.torch_rng("report"))
             plain = attention_entropy_report(
                 models[softmax], x, generator=run.torch_rng("report/plain"), feature_map="identity"
             )
             tables |= {"attention_entropy": report, "attention_entropy_plain": plain}
-            metrics |= _of_host(plain)
+            metrics |= _of_host(plain, report) | _estimates_on_host(
+                models[softmax], x, generator=run.torch_rng("estimates")
+            )
             shown["attention_entropy_report"] = figures.entropy_report(report)
             if self.fine_tune_steps:
                 metrics |= self.conversions(run, models[softmax], series)
@@ -207,7 +225,6 @@ class Forecasting(_Trained):
             "error_by_horizon": figures.error_by_horizon({name: errors_by_horizon(one) for name, one in sums.items()}),
             "forecasts": figures.forecasts(truth, predicted),
         }
-        tables["errors"] = pd.DataFrame({name: errors(one) for name, one in sums.items()}).T
         return Result(metrics=metrics, tables=tables, figures=shown, data=kind)
 
     def load(self, run: Run) -> tuple[Series, DataKind]:
@@ -261,15 +278,41 @@ class Forecasting(_Trained):
             )
         return initialised(build, seed=run.seed)
 
+    def step_memory(self, run: Run, model: nn.Module, series: Series) -> int:
+        """Most bytes held by the forward and backward pass of one update, weights and optimiser state not counted."""
+        windows = Windows(series, series.train[: self.batch_size], self.anchor)
+        batch = [
+            torch.stack(part).to(run.device)
+            for part in zip(*(windows[index] for index in range(len(windows))), strict=True)
+        ]
+
+        def forward_backward() -> None:
+            forecast_loss(model, batch, series=series, loss=self.loss).backward()
+
+        model.train()
+        held = peak_memory(forward_backward, run.device)
+        model.zero_grad(set_to_none=True)
+        return held
+
     def conversions(self, run: Run, softmax: nn.Module, series: Series) -> dict[str, float]:
-        """Test MAE of the trained softmax model with its spatial layers turned into EALA, and after fine-tuning."""
+        """Test MAE of the trained softmax model with its spatial layers turned into EALA, and after fine-tuning.
+
+        Fine-tuning keeps a tenth of the largest learning rate: a new cycle would first undo what was learned.
+        """
+        tuning = dataclasses.replace(
+            self,
+            steps=self.fine_tune_steps,
+            learning_rate=_FINE_TUNING_RATE * self.learning_rate,
+            schedule="constant",
+            milestones=(),
+        )
         layers = [name for name in attention_layers(softmax) if name.startswith("spatial")]
         found = {}
         for feature_map in ("relu", "identity"):
             model = convert_attention(softmax, layers=layers, feature_map=feature_map)
-            learner = self.learner(run, model, series, steps=self.fine_tune_steps)
+            learner = tuning.learner(run, model, series)
             found[f"converted_{feature_map}/mae"] = errors(self.tested(learner, series))["mae"]
-            self.trained(run, learner, stage=f"fine_tune_{feature_map}", steps=self.fine_tune_steps)
+            tuning.trained(run, learner, stage=f"fine_tune_{feature_map}")
             found[f"converted_{feature_map}/fine_tuned_mae"] = errors(self.tested(learner, series))["mae"]
         return found
 
@@ -280,7 +323,7 @@ class NaiveForecasts:
 
     uses_seeds = False
 
-    data: Literal["auto", "real", "synthetic"] = parameter("real data, generated data, or real if they are there")
+    data: DataChoice = parameter(DATA_CHOICE)
 
     def run(self, run: Run) -> Result:
         """Score them on every test window."""
@@ -363,11 +406,31 @@ def _anchor_errors(series: Series, anchor: str, test_every: int) -> np.ndarray:
     return masked_errors(predicted, truth, zeros_are_missing=series.zeros_are_missing)
 
 
-def _of_host(report: pd.DataFrame) -> dict[str, float]:
-    """E1 (c): the estimate on the scores of the trained softmax host, means over the heads of its spatial layers."""
-    spatial = report[report.index.get_level_values("layer").str.startswith("spatial")]
-    quantities = ("variance", "entropy", "deficit", "relative_error", "attainment", "tv_to_softmax")
-    return {f"host_keys/{quantity}": float(spatial[quantity].mean()) for quantity in quantities}
+def _of_host(plain: pd.DataFrame, relu: pd.DataFrame) -> dict[str, float]:
+    """Scores of the trained softmax host, and what ReLU features make of them: means over heads of spatial layers."""
+    chosen = {"plain": ("variance", "entropy", "deficit", "attainment"), "relu": ("attainment", "dead", "tv_to_plain")}
+    found: dict[str, float] = {}
+    for name, report in (("plain", plain), ("relu", relu)):
+        spatial = report[report.index.get_level_values("layer").str.startswith("spatial")]
+        found |= {f"host_keys/{name}/{quantity}": float(spatial[quantity].mean()) for quantity in chosen[name]}
+    return found
+
+
+def _estimates_on_host(model: nn.Module, x: Tensor, *, generator: torch.Generator) -> dict[str, float]:
+    """E1 (c): relative errors of each estimate on the scores of the trained softmax host, means over spatial layers."""
+    rows = [
+        pd.DataFrame(estimate_errors(seen.sampled.double(), seen.k.double(), "identity"))
+        for layer, seen in observed_attention(model, x, generator=generator).items()
+        if layer.startswith("spatial")
+    ]
+    if not rows:
+        return {}
+    means = sum(rows[1:], rows[0]) / len(rows)
+    return {
+        f"host_keys/{estimate}/{quantity}": float(means.at[quantity, estimate])
+        for estimate in means.columns
+        for quantity in means.index
+    }
 
 
 def _examples(

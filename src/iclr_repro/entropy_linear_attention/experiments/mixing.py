@@ -5,27 +5,40 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from torch.utils.data import TensorDataset
 
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
+from iclr_repro.core.seeding import RandomStreams
 from iclr_repro.entropy_linear_attention import figures
 from iclr_repro.entropy_linear_attention._choices import check_clip_norm, check_heads, check_listed
+from iclr_repro.entropy_linear_attention.experiments.attainment import attainment_metrics
 from iclr_repro.entropy_linear_attention.mechanisms import MECHANISMS
 from iclr_repro.entropy_linear_attention.mixing import ClusterTask, MixingModel
 from iclr_repro.entropy_linear_attention.training import initialised, mean_squared_error, squared_error_learner
 
+_OBSERVED = 16  # test samples on which attainment is measured
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """Test error of each attention after a long and a short training on hidden clusters; every sample is used once."""
+    """Test error of each attention after a long and a short training on hidden clusters; every sample is used once.
+
+    Each metric has a value for each training: clusters, weights and samples are drawn anew. Short trainings vary
+    more, so that there may be more of them.
+    """
+
+    uses_seeds = False  # the trainings are its seeds
 
     num_nodes: int = parameter("nodes", low=2, high=100_000)
     num_clusters: int = parameter("hidden clusters; a divisor of the nodes", low=1, high=10_000)
-    long_steps: int = parameter("updates of the long training", low=1, high=1_000_000)
+    long_trainings: int = parameter("independent long trainings of each attention", low=1, high=1_000)
+    long_steps: int = parameter("updates of a long training", low=1, high=1_000_000)
     long: tuple[str, ...] = parameter("attentions trained long", choices=list(MECHANISMS))
-    short_steps: int = parameter("updates of the short training", low=1, high=1_000_000)
+    short_trainings: int = parameter("independent short trainings of each attention", low=1, high=1_000)
+    short_steps: int = parameter("updates of a short training", low=1, high=1_000_000)
     short: tuple[str, ...] = parameter("attentions trained short", choices=list(MECHANISMS))
     dim: int = parameter("model dimension", low=2, high=4_096)
     num_heads: int = parameter("heads; a divisor of the dimension", low=1, high=64)
@@ -50,18 +63,38 @@ class Mixing:
 
     def run(self, run: Run) -> Result:
         """Train all attentions from equal weights on equal samples, and test them on equal samples."""
-        task = ClusterTask.balanced(self.num_nodes, self.num_clusters, rng=run.rng("clusters"))
-        test = TensorDataset(*task.sample(self.test_samples, generator=run.torch_rng("test")))
-        metrics = {
-            "cluster_mean/mse": task.cluster_mean_error,
-            "best/mse": task.best_error,
-            "lonely/mse": task.lonely_error,
-            "test/n": float(self.test_samples),
+        seeds = run.rng("trainings").integers(2**31, size=max(self.long_trainings, self.short_trainings))
+        measured = [self.measured(run, number, int(seed)) for number, seed in enumerate(seeds)]
+        names = dict.fromkeys(name for metrics, _ in measured for name in metrics)
+        metrics: dict[str, float | np.ndarray] = {
+            name: np.array([metrics[name] for metrics, _ in measured if name in metrics]) for name in names
         }
+        task = self.task(RandomStreams(int(seeds[0])))  # every draw of the clusters has the same least errors
+        reachable = {"cluster_mean": task.cluster_mean_error, "best": task.best_error, "lonely": task.lonely_error}
+        metrics |= {f"{name}/mse": value for name, value in reachable.items()}
+        metrics["test/n"] = float(self.test_samples)
+        curves = figures.mixing_curves(measured[0][1], best=task.best_error, lonely=task.lonely_error)
+        return Result(metrics=metrics, figures={"learning": curves}, data="none")
+
+    def task(self, streams: RandomStreams) -> ClusterTask:
+        """The task with clusters drawn anew."""
+        return ClusterTask.balanced(self.num_nodes, self.num_clusters, rng=streams.numpy("clusters"))
+
+    def measured(self, run: Run, number: int, seed: int) -> tuple[dict[str, float], dict[tuple[int, str], pd.Series]]:
+        """Metrics and learning curves (steps, attention) of training number `number`, all of it drawn from `seed`."""
+        streams = RandomStreams(seed)
+        task = self.task(streams)
+        test = TensorDataset(*task.sample(self.test_samples, generator=streams.torch("test")))
+        metrics: dict[str, float] = {}
         curves = {}
-        trainings = {"long": (self.long_steps, self.long), "short": (self.short_steps, self.short)}
-        for training, (steps, names) in trainings.items():
-            drawn = task.sample(steps * self.batch_size, generator=run.torch_rng(f"train/{training}"))
+        trainings = {
+            "long": (self.long_trainings, self.long_steps, self.long),
+            "short": (self.short_trainings, self.short_steps, self.short),
+        }
+        for training, (repeats, steps, names) in trainings.items():
+            if number >= repeats:
+                continue
+            drawn = task.sample(steps * self.batch_size, generator=streams.torch(f"train/{training}"))
             samples = TensorDataset(*drawn)
             for name in names:
                 build = functools.partial(
@@ -72,23 +105,26 @@ class Mixing:
                     num_heads=self.num_heads,
                     ffn_dim=self.ffn_dim,
                     num_layers=self.num_layers,
-                    generator=run.torch_rng(f"features/{training}/{name}"),
+                    generator=streams.torch(f"features/{training}/{name}"),
                 )
+                model = initialised(build, seed=seed)
                 learner = squared_error_learner(
-                    initialised(build, seed=run.seed),
+                    model,
                     samples,
                     batch_size=self.batch_size,
                     steps=steps,
                     learning_rate=self.learning_rate,
                     clip_norm=self.clip_norm,
-                    seed=run.seed,
+                    seed=seed,
                     device=run.device,
                 )
-                history = run.fit(learner, steps, name=f"{training}_{name}", log_every=10)
+                history = run.fit(learner, steps, name=f"{training}_{name}_{number}", log_every=10)
                 metrics[f"{training}/{name}/mse"] = mean_squared_error(learner, test)
+                metrics |= attainment_metrics(
+                    model,
+                    test.tensors[0][:_OBSERVED].to(run.device),
+                    generator=streams.torch(f"attainment/{training}/{name}"),
+                    prefix=f"{training}/{name}",
+                )
                 curves[steps, name] = pd.Series(history.values("loss"), index=history.steps("loss"))
-        return Result(
-            metrics=metrics,
-            figures={"learning": figures.mixing_curves(curves, best=task.best_error, lonely=task.lonely_error)},
-            data="none",
-        )
+        return metrics, curves

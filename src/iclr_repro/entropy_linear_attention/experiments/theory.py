@@ -16,6 +16,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.entropy_linear_attention.attention import (
     attention_weights,
@@ -31,6 +32,7 @@ from iclr_repro.entropy_linear_attention.distributions import (
     ranking_violation,
     softmax_family,
     total_variation,
+    unranked,
 )
 from iclr_repro.entropy_linear_attention.entropy import scores
 from iclr_repro.entropy_linear_attention.moments import features
@@ -56,7 +58,10 @@ class Theory:
             **_families(run, self.cases),
             **_counter_example(),
         }
-        return Result(metrics={name: float(value) for name, value in metrics.items()})
+        found = Measurements()
+        for name, value in metrics.items():
+            found.add_exact(name, float(value))
+        return found.result()
 
 
 def random_cases(rng: np.random.Generator, number: int) -> Iterator[dict[str, Any]]:
@@ -79,8 +84,10 @@ def random_cases(rng: np.random.Generator, number: int) -> Iterator[dict[str, An
 def _invariants(run: Run, number: int) -> dict[str, float]:
     """Largest violation of each invariant of M5, and how many cases violate any (C3); the Taylor identity (C12)."""
     rng = run.rng("cases")
-    worst = dict.fromkeys(("row_sum", "negative", "ranking", "shift", "scaling", "permutation", "dense"), 0.0)
-    taylor, violations, attaining = 0.0, 0, 0
+    worst = dict.fromkeys(
+        ("row_sum", "negative", "ranking", "unranked", "shift", "scaling", "permutation", "dense"), 0.0
+    )
+    taylor, violations, attaining, queries = 0.0, 0, 0, 0
     for case in random_cases(rng, number):
         q, k, v = case["q"], case["k"], case["v"]
         options = {"key_mask": case["key_mask"], "solver": case["solver"]}
@@ -95,6 +102,7 @@ def _invariants(run: Run, number: int) -> dict[str, float]:
             "row_sum": (weights.sum(dim=-1) - 1).abs().max(),
             "negative": -weights.min().clamp(max=0.0),
             "ranking": ranking_violation(dense, weights[:, exists]).max(),
+            "unranked": unranked(dense, weights[:, exists]).double().max(),
             "shift": (entropy_linear_attention(q, k, v + shift, **options) - out - shift).abs().max(),
             "scaling": (entropy_linear_attention(q, k, 3.0 * v, **options) - 3.0 * out).abs().max(),
             "permutation": (entropy_linear_attention(q, k[order], v[order], **permuted) - out).abs().max(),
@@ -104,7 +112,7 @@ def _invariants(run: Run, number: int) -> dict[str, float]:
         worst = {name: float(np.maximum(worst[name], float(value))) for name, value in found.items()}
         equal = entropy_equality(q, k, key_mask=case["key_mask"], solver="shannon2")
         attains = ~(equal.theta <= 0)
-        attaining += int(attains.sum())
+        attaining, queries = attaining + int(attains.sum()), queries + len(q)
         first_order = (1.0 + dense - equal.mean[:, None]) / int(exists.sum())
         weights2 = attention_weights(q, k, key_mask=case["key_mask"], solver="shannon2")[:, exists]
         if attains.any():
@@ -114,6 +122,7 @@ def _invariants(run: Run, number: int) -> dict[str, float]:
         "invariants/violations": violations,
         "invariants/n": number,
         "taylor/largest_difference": taylor,
+        "taylor/checked_share": attaining / queries,
         "taylor/n": attaining,
     }
 
@@ -142,22 +151,36 @@ def _pairs(run: Run, number: int) -> dict[str, float]:
     return {
         "kl/largest_identity_error": identity,
         "kl/bound_violations": bound,
+        "kl/smallest": float(divergence.min()),
+        "kl/known_error": abs(_known_divergence() - math.log(4 / 3)),
         "concavity/violations": concavity,
         "pinsker/violations": pinsker,
         "kl/n": number,
     }
 
 
+def _known_divergence() -> float:
+    """KL(q || p) of p = (1/4, 3/4), q = (0, 1), which is log(4/3)."""
+    p, q = torch.tensor([[0.25, 0.75], [0.0, 1.0]], dtype=torch.float64)
+    return float(kl_divergence(q, p))
+
+
 def _alignment(run: Run, number: int, permutations: int) -> dict[str, float]:
     """M1.4: among all orders of q the one that is sorted as p has the smallest KL(q || p)."""
     rng = run.rng("alignment")
-    violations = 0
+    violations, gain = 0, math.inf
     for _ in range(number):
         p, q = (x.sort(dim=-1).values for x in simplex(rng, 2, int(rng.integers(3, 40))).split(1))
         orders = torch.from_numpy(rng.permuted(np.tile(np.arange(p.shape[1]), (permutations, 1)), axis=1))
         permuted = kl_divergence(q[0][orders], p)
-        violations += int((~(permuted >= kl_divergence(q, p) - _ROUND_OFF)).sum())
-    return {"alignment/violations": violations, "alignment/n": number * permutations}
+        aligned = kl_divergence(q, p)
+        violations += int((~(permuted >= aligned - _ROUND_OFF)).sum())
+        gain = float(np.minimum(gain, float(permuted.mean() - aligned)))
+    return {
+        "alignment/violations": violations,
+        "alignment/smallest_mean_gain": gain,
+        "alignment/n": number * permutations,
+    }
 
 
 def _families(run: Run, number: int) -> dict[str, float]:

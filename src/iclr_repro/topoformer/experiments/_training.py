@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from iclr_repro.core.batches import ResumableBatches
-from iclr_repro.core.data import real_or_synthetic
+from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
 from iclr_repro.topoformer.attention import SHEETS, TopographicSelfAttention
-from iclr_repro.topoformer.baselines import control_full
 from iclr_repro.topoformer.classifier import TopoformerClassifier, token_mean
-from iclr_repro.topoformer.data import LabelledTexts, load_imdb, load_rotten_tomatoes, synthetic_sentiment
+from iclr_repro.topoformer.data import (
+    LabelledTexts,
+    load_imdb,
+    load_rotten_tomatoes,
+    load_splits,
+    load_sst2,
+    synthetic_sentiment,
+)
 from iclr_repro.topoformer.text import PAD, Vocabulary
 
-DATA_HELP = "real texts, generated ones, or real with generated ones in their place where they are missing"
 _EVALUATION_BATCH = 500
 Sheets = dict[str, np.ndarray]
 Options = dict[str, int | float | bool | str]
@@ -45,9 +49,9 @@ class Corpus:
 class OfSentiment:
     """The fields of experiments that train the one-layer model, and how they train it (sheet 2.6, 4.1)."""
 
-    data: Literal["auto", "real", "synthetic"] = parameter(DATA_HELP)
-    source: str = parameter("real texts: rotten_tomatoes, imdb (shipped), or a `datasets` name or folder")
-    num_train: int | None = parameter("training texts; null: all", low=2)
+    data: DataChoice = parameter(DATA_CHOICE)
+    source: str = parameter("real texts: rotten_tomatoes, sst2, imdb (shipped), or a `datasets` name or folder")
+    num_train: int | None = parameter("training texts, which also make the vocabulary; null: all", low=2)
     num_units: int = parameter("d, a perfect square", low=9)
     length: int = parameter("tokens of a text", low=2)
     min_frequency: int = parameter("occurrences in the training texts that a word of the vocabulary needs", low=1)
@@ -77,12 +81,8 @@ class OfSentiment:
     def model(self, run: Run, corpus: Corpus, variant: Mapping[str, Any]) -> TopoformerClassifier:
         """Build an untrained model; all variants of a seed start from the same random numbers."""
         with seeded(run):
-            if variant == {"full": True}:
-                attention = control_full(self.num_units)
-            else:
-                attention = TopographicSelfAttention(self.num_units, **variant)
             return TopoformerClassifier(
-                attention,
+                TopographicSelfAttention(self.num_units, **variant),
                 vocab_size=len(corpus.vocabulary),
                 max_length=self.length,
                 padding_id=PAD,
@@ -114,13 +114,8 @@ class OfSentiment:
 
 
 def _real_texts(source: str) -> LabelledTexts:
-    if source == "rotten_tomatoes":
-        return load_rotten_tomatoes()
-    if source == "imdb":
-        return load_imdb()
-    splits = [datasets.load_dataset(source, split=split) for split in ("train", "test")]
-    parts = [(tuple(split["text"]), np.array(split["label"])) for split in splits]
-    return LabelledTexts(*parts[0], *parts[1])
+    shipped = {"rotten_tomatoes": load_rotten_tomatoes, "sst2": load_sst2, "imdb": load_imdb}
+    return shipped[source]() if source in shipped else load_splits(source)
 
 
 @contextmanager

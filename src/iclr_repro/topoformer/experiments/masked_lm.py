@@ -15,15 +15,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 from iclr_repro.core.batches import ResumableBatches
-from iclr_repro.core.data import real_or_synthetic
+from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, parameter
 from iclr_repro.core.loop import History
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
 from iclr_repro.topoformer import figures
+from iclr_repro.topoformer.attention import SHEETS
 from iclr_repro.topoformer.data import load_imdb, synthetic_sentiment
-from iclr_repro.topoformer.experiments._training import DATA_HELP, Options, seeded
+from iclr_repro.topoformer.experiments._training import Options, Sheets, seeded
 from iclr_repro.topoformer.glue import GLUE_TASKS, GlueTask, glue_metric, wordpiece_tokenizer
+from iclr_repro.topoformer.maps import morans_i, pca_maps
 from iclr_repro.topoformer.masked_lm import TopoformerConfig, TopoformerForMaskedLM, TopoformerForSequenceClassification
 from iclr_repro.topoformer.pretraining import Pretraining, Recipe, SegmentStream
 from iclr_repro.topoformer.statistic import topographic_statistic
@@ -53,8 +55,10 @@ class Text:
 class MaskedLanguageModel:
     """Pre-train each variant, measure its loss on held-out segments, its topography by layer, and GLUE."""
 
-    data: Literal["auto", "real", "synthetic"] = parameter(DATA_HELP)
+    data: DataChoice = parameter(DATA_CHOICE)
     corpora: tuple[str, ...] = parameter("[imdb] (shipped), or `datasets` names (name:configuration) or folders")
+    corpus_documents: tuple[int, ...] = parameter("size of each corpus, in proportion to which they are mixed", low=1)
+    max_segments: int | None = parameter("of an epoch; null: all that the corpora give", low=1)
     tokenization: Literal["words", "wordpiece"] = parameter("of texts")
     tokenizer_texts: int = parameter("texts that the vocabulary is learnt from", low=1)
     vocab_size: int = parameter("words or pieces at most", low=10)
@@ -76,6 +80,19 @@ class MaskedLanguageModel:
     glue: str | None = parameter("`datasets` name, or folder with <task>/<split>.json; null: no fine-tuning")
     glue_tasks: tuple[str, ...] = parameter("tasks", choices=tuple(GLUE_TASKS))
     glue_epochs: int = parameter("of each task; the authors: 5", low=1)
+    glue_mask_padding: bool = parameter("do not attend to the padding of a task's texts; the authors do")
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that belong to no corpus.
+
+        Raises:
+            ValueError: there are more or fewer sizes than corpora.
+        """
+        if len(self.corpus_documents) != len(self.corpora):
+            raise ValueError(
+                f"corpus_documents: got {len(self.corpus_documents)} sizes for {len(self.corpora)} corpora, expected"
+                " the number of documents of each"
+            )
 
     def run(self, run: Run) -> Result:
         """Train, measure, fine-tune; models are saved in the run's folder under models/."""
@@ -93,17 +110,23 @@ class MaskedLanguageModel:
         metrics: dict[str, float] = {"n": len(held_out), "predictions/n": len(targets)}
         metrics["unigram_loss"] = _unigram_loss(text, targets)
         curves, rows = {}, {}
+        components: dict[str, dict[str, np.ndarray]] = {}
         for name, options in self.variants.items():
             model, history = self._pretrained(run, text, name, options)
             curves[name] = (history.steps("loss"), history.values("loss"))
             metrics[f"{name}/train_loss"] = float(history.values("loss")[-50:].mean())
             metrics[f"{name}/validation_loss"] = _loss(model, read, labels)
-            by_layer = _statistic_by_layer(model, held_out)
-            for layer, found in enumerate(by_layer):
+            components[name] = {}
+            for layer, sheets in enumerate(_sheets_by_layer(model, held_out)):
+                found = {sheet: topographic_statistic(activations).mean for sheet, activations in sheets.items()}
                 rows[name, layer] = found
                 metrics |= {f"{name}/layer{layer}/t_g/{sheet}": value for sheet, value in found.items()}
-            for sheet in by_layer[0]:
-                metrics[f"{name}/t_g/{sheet}"] = float(np.mean([found[sheet] for found in by_layer]))
+                (weights,) = pca_maps(sheets["key"], 1).weights
+                metrics[f"{name}/layer{layer}/moran_pc1/key"] = float(morans_i(weights))
+                components[name][f"layer {layer}"] = weights
+            for sheet in SHEETS:
+                of_layers = [found[sheet] for (model_name, _), found in rows.items() if model_name == name]
+                metrics[f"{name}/t_g/{sheet}"] = float(np.mean(of_layers))
             if text.tokenizer is not None:
                 model.save_pretrained(run.dir / "models" / name)
                 text.tokenizer.save_pretrained(run.dir / "models" / name)
@@ -111,7 +134,11 @@ class MaskedLanguageModel:
                 found = self._fine_tuned(run, text, model, name)
                 metrics |= {f"{name}/glue/{task}": value for task, value in found.items()}
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=["model", "layer"])
-        made = {"layers": figures.statistic_by_layer(table), "loss": figures.loss_curves(curves)}
+        made = {
+            "layers": figures.statistic_by_layer(table),
+            "loss": figures.loss_curves(curves),
+            "key_components": figures.map_grid(components, title="first principal component of the keys of each layer"),
+        }
         return Result(metrics=metrics, tables={"t_g": table}, figures=made, data=kind)
 
     def _text(self, run: Run) -> tuple[Text, DataKind]:
@@ -142,7 +169,10 @@ class MaskedLanguageModel:
             name, _, configuration = corpus.partition(":")
             part = datasets.load_dataset(name, configuration or None, split="train", streaming=True)
             streams.append(part.select_columns(["text"]))
-        joined = datasets.interleave_datasets(streams, seed=run.seed, stopping_strategy="all_exhausted")
+        shares = np.array(self.corpus_documents) / sum(self.corpus_documents)
+        joined = datasets.interleave_datasets(
+            streams, probabilities=shares.tolist(), seed=run.seed, stopping_strategy="all_exhausted"
+        )
         held_out = [document["text"] for document in joined.take(self.held_out)]
         return joined.skip(self.held_out), held_out, "real"
 
@@ -178,10 +208,10 @@ class MaskedLanguageModel:
             separator=text.separator,
             pool_size=self.pool_size,
             seed=run.seed,
+            max_segments=self.max_segments,
         )
-        learner = Pretraining(
-            model, stream, recipe, mask_id=text.mask, special_ids=text.special, generator=run.torch_rng(f"masks/{name}")
-        )
+        masks = torch.Generator().manual_seed(run.torch_rng("masks").initial_seed())  # the same for every variant
+        learner = Pretraining(model, stream, recipe, mask_id=text.mask, special_ids=text.special, generator=masks)
         updates = recipe.num_updates()
         history = run.fit(
             learner,
@@ -202,7 +232,12 @@ class MaskedLanguageModel:
         for task_name in self.glue_tasks:
             task = GLUE_TASKS[task_name]
             config = TopoformerConfig.from_dict(
-                {**model.config.to_dict(), "num_labels": task.num_labels, "hidden_dropout_prob": 0.1}
+                {
+                    **model.config.to_dict(),
+                    "num_labels": task.num_labels,
+                    "hidden_dropout_prob": 0.1,
+                    "mask_padding": self.glue_mask_padding,
+                }
             )
             with seeded(run):
                 classifier = TopoformerForSequenceClassification(config)
@@ -280,17 +315,14 @@ def _loss(model: TopoformerForMaskedLM, read: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def _statistic_by_layer(model: TopoformerForMaskedLM, segments: Tensor) -> list[dict[str, float]]:
-    """t_g of the token means of each layer's sheets, over held-out segments without masks."""
+def _sheets_by_layer(model: TopoformerForMaskedLM, segments: Tensor) -> list[Sheets]:
+    """The token means [N, D] of each layer's sheets, over held-out segments without masks."""
     parts: list[dict[str, list[np.ndarray]]] = [{} for _ in range(model.config.num_hidden_layers)]
     for ids in segments.split(_EVALUATION_BATCH):
         for found, sheets in zip(parts, model.sheets(ids.to(model.device)), strict=True):
             for sheet, x_BTD in sheets.items():
                 found.setdefault(sheet, []).append(x_BTD.mean(dim=1).double().cpu().numpy())
-    return [
-        {sheet: topographic_statistic(np.concatenate(arrays)).mean for sheet, arrays in found.items()}
-        for found in parts
-    ]
+    return [{sheet: np.concatenate(arrays) for sheet, arrays in found.items()} for found in parts]
 
 
 def _unigram_loss(text: Text, targets: Tensor) -> float:

@@ -13,22 +13,22 @@ from iclr_repro.topoformer import figures
 from iclr_repro.topoformer.attention import SHEETS, alive_parameters
 from iclr_repro.topoformer.experiments._training import OfSentiment, Options, Sheets, accuracy, sheets_of
 from iclr_repro.topoformer.layout import posthoc_layout
-from iclr_repro.topoformer.maps import morans_i, pca_maps, selectivity_map
+from iclr_repro.topoformer.maps import morans_i, morans_null, pca_maps, selectivity_map
 from iclr_repro.topoformer.statistic import permutation_p_value, topographic_null, topographic_statistic
 
-_PCS = 3
+_PCS, _DRAWN_PCS = 3, 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sentiment(OfSentiment):
     """Which sheets become topographic, learned or by construction, and at what cost in accuracy (T1 to T6)."""
 
-    variants: dict[str, Options] = parameter("name -> options of TopographicSelfAttention; {full: true}: control_full")
+    variants: dict[str, Options] = parameter("name -> options of TopographicSelfAttention")
     trained: tuple[str, ...] = parameter("variants that are trained")
     untrained: tuple[str, ...] = parameter("variants that are measured before training")
     shown: tuple[str, ...] = parameter("variants in the maps")
     num_examples: int = parameter("test texts that the statistics are over", low=10)
-    permutations: int = parameter("of units, for the null of t_g", low=1)
+    permutations: int = parameter("of units, for the nulls of t_g and of Moran's I", low=1)
 
     def run(self, run: Run) -> Result:
         """Train every variant and measure its four sheets."""
@@ -39,7 +39,7 @@ class Sentiment(OfSentiment):
         for name in self.untrained:
             measured = sheets_of(self.model(run, corpus, self.variants[name]), ids)
             for sheet, activations in measured.items():
-                metrics[f"untrained_{name}/t_g/{sheet}"] = topographic_statistic(activations).mean
+                metrics |= self._measured(run, f"untrained_{name}/{{}}/{sheet}", activations, labels)
         for name in self.trained:
             model = self.fitted(run, corpus, self.variants[name], name=name)
             metrics[f"{name}/accuracy"] = accuracy(model, corpus)
@@ -55,7 +55,11 @@ class Sentiment(OfSentiment):
             name: {sheet: selectivity_map(x, labels).t for sheet, x in sheets.items()} for name, sheets in shown.items()
         }
         components = {
-            name: {f"{sheet} PC{k + 1}": pca_maps(x, _PCS).weights[k] for sheet, x in sheets.items() for k in (0, 1)}
+            name: {
+                f"{sheet} PC{k + 1}": weights
+                for sheet, x in sheets.items()
+                for k, weights in enumerate(pca_maps(x, _DRAWN_PCS).weights)
+            }
             for name, sheets in shown.items()
         }
         table = statistics_table(metrics, [*(f"untrained_{name}" for name in self.untrained), *self.trained])
@@ -67,13 +71,16 @@ class Sentiment(OfSentiment):
         return Result(metrics=metrics, tables={"t_g": table}, figures=made, data=kind)
 
     def _measured(self, run: Run, name: str, activations: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """What is measured on one sheet of a trained model; `name` has a place for the quantity."""
+        """What is measured on one sheet; `name` has a place for the quantity."""
         value = topographic_statistic(activations).mean
         null = topographic_null(activations, permutations=self.permutations, rng=run.rng(f"null/{name}"))
         found = {name.format("t_g"): value, name.format("t_g_p"): permutation_p_value(value, null)}
         selectivity = selectivity_map(activations, labels)
         components = pca_maps(activations, _PCS)
-        found[name.format("moran_selectivity")] = float(morans_i(selectivity.t))
+        moran, rng = float(morans_i(selectivity.t)), run.rng(f"moran null/{name}")
+        moran_null = morans_null(selectivity.t, permutations=self.permutations, rng=rng)
+        found[name.format("moran_selectivity")] = moran
+        found[name.format("moran_selectivity_p")] = permutation_p_value(moran, moran_null)
         found[name.format("significant_share")] = float(selectivity.significant.mean())
         found[name.format("moran_pc")] = float(np.mean(morans_i(components.weights)))
         return found
@@ -106,7 +113,8 @@ class ReceptiveFieldSweep(OfSentiment):
 class PosthocLayout(OfSentiment):
     """Whether a control whose units are laid out after training is as topographic as SQR (the fair control).
 
-    The layout is found on one half of the test texts and measured on the other.
+    Only what costs no accuracy is allowed: queries and keys get one order (I3), values one of their own, outputs, which
+    are tied to the residual stream, none. The orders are found on one half of the test texts and measured on the other.
     """
 
     control: Options = parameter("options of the control's attention")
@@ -116,27 +124,29 @@ class PosthocLayout(OfSentiment):
         """Train both, lay the control out, and measure all on the same held-out texts."""
         corpus, kind = self.corpus(run)
         half = len(corpus.test_ids) // 2
-        models = {
-            name: self.fitted(run, corpus, variant, name=name)
-            for name, variant in (("control", self.control), ("sqr", self.topographic))
-        }
         metrics: dict[str, float] = {"n": len(corpus.test_ids) - half}
         labels = corpus.test_labels[half:].numpy()
+        measured: dict[str, Sheets] = {}
+        for name, variant in (("control", self.control), ("sqr", self.topographic)):
+            model = self.fitted(run, corpus, variant, name=name)
+            measured[name] = sheets_of(model, corpus.test_ids[half:])
+            if name == "control":
+                order = free_orders(sheets_of(model, corpus.test_ids[:half]), rng=run.rng("layout"))
+                measured["laid_out_control"] = {sheet: measured[name][sheet][:, order[sheet]] for sheet in order}
         maps: dict[str, dict[str, np.ndarray]] = {}
-        for name, model in models.items():
-            fitted, held_out = sheets_of(model, corpus.test_ids[:half]), sheets_of(model, corpus.test_ids[half:])
-            for sheet in SHEETS:
-                placed = held_out[sheet]
-                metrics[f"{name}/t_g/{sheet}"] = topographic_statistic(placed).mean
-                maps.setdefault(name, {})[sheet] = selectivity_map(placed, labels).t
-                if name == "control" and sheet != "fc_out":  # which is tied to the residual stream: no freedom there
-                    placed = placed[:, posthoc_layout(fitted[sheet], rng=run.rng(f"layout/{sheet}"))]
-                    metrics[f"laid_out_control/t_g/{sheet}"] = topographic_statistic(placed).mean
-                    maps.setdefault("control, laid out", {})[sheet] = selectivity_map(placed, labels).t
-        maps["control, laid out"]["fc_out"] = np.full(self.num_units, np.nan)
-        ordered = {name: maps[name] for name in ("control", "control, laid out", "sqr")}
-        made = figures.map_grid(ordered, title="t, positive minus negative reviews; no layout is free for fc_out")
+        for name, sheets in measured.items():
+            maps[name] = dict.fromkeys(SHEETS, np.full(self.num_units, np.nan))
+            for sheet, activations in sheets.items():
+                metrics[f"{name}/t_g/{sheet}"] = topographic_statistic(activations).mean
+                maps[name][sheet] = selectivity_map(activations, labels).t
+        made = figures.map_grid(maps, title="t, positive minus negative reviews; no layout is free for fc_out")
         return Result(metrics=metrics, figures={"maps": made}, data=kind)
+
+
+def free_orders(sheets: Sheets, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return the order of the units of each sheet that ordinary attention leaves free, laid out on `sheets`."""
+    compared = posthoc_layout(sheets["query"], sheets["key"], rng=rng)
+    return {"query": compared, "key": compared, "value": posthoc_layout(sheets["value"], rng=rng)}
 
 
 def statistics_table(metrics: dict[str, float], variants: list[str]) -> pd.DataFrame:
