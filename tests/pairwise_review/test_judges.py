@@ -257,6 +257,14 @@ def test_too_long_prompts_and_bad_options_are_refused() -> None:
         ("reasons\n\nManuscript B\n", False),
         ('{"winner": "A"}', True),
         ('```json\n{"winner": "b"}\n```', False),
+        ('Reasoning.\n{"winner": "A"}', True),
+        ('Reasoning.\n```json\n{\n  "winner": "Manuscript B"\n}\n```', False),
+        ('The set {x}.\n{"winner": "A"}', True),
+        ('{"why": "the set {x}", "winner": "A"}', True),
+        ('{"winner": "A or B"}', None),
+        ('{"winner": "A"}\nOr not.', None),
+        ("Winner: Manuscript A", True),
+        ("The set {x}", None),
         ("A or B?", None),
         ("Winner: A\nBut B is close.", None),
         ("Winner: A or B", None),
@@ -279,6 +287,13 @@ def test_blinding_removes_names_links_and_acknowledgements() -> None:
     assert "Done." in blind
     for hidden in ("lab.org", "Ada", "Stanford", "NSF"):
         assert hidden not in blind
+
+
+def test_blinding_keeps_words_that_look_like_names() -> None:
+    text = "Meta-learning with meta-data by Meta, an apple of Apple; MIT, mit and the University of oxford."
+    assert anonymise(text, ["Meta", "Apple", "MIT", "University of Oxford"]) == (
+        "[name]-learning with meta-data by [name], an apple of [name]; [name], mit and the [name]."
+    )
 
 
 def test_excerpts_follow_the_order_and_the_budget() -> None:

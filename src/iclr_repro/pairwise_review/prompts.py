@@ -35,11 +35,18 @@ def estimate_tokens(text: str) -> int:
 
 
 def anonymise(text: str, names: Iterable[str] = ()) -> str:
-    """Remove URLs, e-mail addresses, acknowledgements and the given names of people and institutions."""
+    """Remove URLs, e-mail addresses, acknowledgements and the given names of people and institutions.
+
+    Names of one word are removed as they are written only.
+
+    Example: with the name "Meta", "meta-learning at Meta" becomes "meta-learning at [name]".
+    """
     text = _without_section(text, "acknowledg")
     text = _URL.sub("[link]", text)
     for name in sorted({name.strip() for name in names if len(name.strip()) > 2}, key=len, reverse=True):
-        text = re.sub(rf"\b{re.escape(name)}\b", "[name]", text, flags=re.IGNORECASE)
+        # One word in another case is a word of the language: Meta and meta-learning, Apple and apple.
+        flags = re.IGNORECASE if " " in name else re.NOFLAG
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "[name]", text, flags=flags)
     return text
 
 
@@ -169,19 +176,23 @@ def load_template(version: int = 1) -> PromptTemplate:
 def parse_winner(answer: str) -> bool | None:
     r"""Read a decision: True for A, False for B, None for anything else.
 
-    The last line that is not empty must be a single letter A or B, "Winner: A" for instance, or the whole answer JSON
-    with a field "winner".
+    The answer must end with a line of a single letter A or B ("Winner: A", "Manuscript A"), or with a JSON object with
+    such a field "winner".
 
-    Example: "Both are good.\nWinner: B" gives False; "A or B?" gives None.
+    Example: "Both are good.\nWinner: B" gives False; 'Reasons.\n{"winner": "A"}' gives True; "A or B?" gives None.
     """
-    stripped = answer.strip().removeprefix("```json").removesuffix("```").strip()
-    if stripped.startswith("{"):
+    stripped = answer.strip().removesuffix("```").strip()
+    if stripped.endswith("}"):
         try:
-            value = json.loads(stripped)
+            value = json.loads(stripped[stripped.rfind("{") :])
         except ValueError:
-            return None
-        winner = value.get("winner") if isinstance(value, dict) else None
-        return {"A": True, "B": False}.get(winner.strip().upper()) if isinstance(winner, str) else None
-    lines = [line for line in stripped.splitlines() if line.strip()]
-    found = _FINAL.match(lines[-1].strip()) if lines else None
+            # Braces within the object: it begins at the first one.
+            try:
+                value = json.loads(stripped[stripped.find("{") :])
+            except ValueError:
+                return None
+        decision = value.get("winner")
+    else:
+        decision = next((line for line in reversed(stripped.splitlines()) if line.strip()), None)
+    found = _FINAL.match(decision.strip()) if isinstance(decision, str) else None
     return None if found is None else found[1].upper() == "A"

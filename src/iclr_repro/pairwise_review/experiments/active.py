@@ -12,15 +12,10 @@ from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review import figures
 from iclr_repro.pairwise_review.active import compare_actively
+from iclr_repro.pairwise_review.bradley_terry import fit_bradley_terry
 from iclr_repro.pairwise_review.experiments._judged import ACCEPT_HELP, M_HELP, N_HELP, PENALTY_HELP, simulate
-from iclr_repro.pairwise_review.measures import (
-    overlap,
-)
-from iclr_repro.pairwise_review.selection import (
-    decision_bands,
-    select_top,
-    top_probability,
-)
+from iclr_repro.pairwise_review.measures import overlap
+from iclr_repro.pairwise_review.selection import decision_bands, select_top, top_probability
 from iclr_repro.pairwise_review.simulator import judge_pairs
 
 
@@ -54,9 +49,7 @@ class Active:
             )
             merit, seed = simulation.merit, int(run.rng(f"active/{index}").integers(2**62))
             best = select_top(simulation.papers.quality, k)
-
             answer = partial(judge_pairs, merit, seed=seed, position_bias=self.position_bias)
-
             rounds = compare_actively(
                 answer,
                 self.n,
@@ -70,16 +63,26 @@ class Active:
                 position_effect=True,
             )
             curves["active"].append([(one.comparisons, overlap(select_top(one.fit.beta, k), best)) for one in rounds])
-            random = []
-            for one in rounds:
-                fit = simulation.fit(one.comparisons * 2 // self.n, self.penalty, position_effect=True)
-                random.append((one.comparisons, overlap(select_top(fit.beta, k), best)))
+            fits = [
+                fit_bradley_terry(
+                    self.n,
+                    simulation.first[:num],
+                    simulation.second[:num],
+                    simulation.won[:num],
+                    penalty=self.penalty,
+                    position_effect=True,
+                )
+                for num in (one.comparisons for one in rounds)
+            ]
+            random = [
+                (one.comparisons, overlap(select_top(fit.beta, k), best)) for one, fit in zip(rounds, fits, strict=True)
+            ]
             curves["random"].append(random)
-            probability = top_probability(fit, k, rng=run.rng(f"bands/{index}"))
-            settled = float((decision_bands(probability, confidence=self.confidence) != "borderline").mean())
-            inside = np.isin(np.arange(self.n), best)
-            certain = decision_bands(probability, confidence=self.confidence)
-            right = np.where(certain == "accept", inside, ~inside)[certain != "borderline"]
+            last = fits[-1]
+            probability = top_probability(last, k, rng=run.rng(f"bands/{index}"))
+            bands = decision_bands(probability, confidence=self.confidence)
+            certain, inside = bands != "borderline", np.isin(np.arange(self.n), best)
+            right = np.where(bands == "accept", inside, ~inside)[certain]
             at = min(rounds, key=lambda one: abs(one.comparisons - self.share * total))
             position = rounds.index(at)
             for name, value in {
@@ -87,8 +90,9 @@ class Active:
                 "active/overlap": curves["active"][-1][-1][1],
                 "active/overlap_at_share": curves["active"][-1][position][1],
                 "active_at_share_minus_random": curves["active"][-1][position][1] - random[-1][1],
+                "active_at_share_minus_chance": curves["active"][-1][position][1] - k / self.n,
                 "active/share_used": at.comparisons / total,
-                "random/settled": settled,
+                "random/settled": float(certain.mean()),
                 "active/settled": rounds[-1].settled,
                 "random/settled_right": float(right.mean()) if len(right) else 1.0,
             }.items():
@@ -96,13 +100,13 @@ class Active:
         metrics: dict[str, float | np.ndarray] = {name: np.array(values) for name, values in found.items()}
         # Without the variance of a common shift, which changes no rank.
         shift = 1 / (self.n * self.penalty) if self.penalty else 0.0
-        errors = np.sqrt(np.maximum(fit.standard_errors() ** 2 - shift, 0.0))
+        errors = np.sqrt(np.maximum(last.standard_errors() ** 2 - shift, 0.0))
         shown = {way: pd.DataFrame([dict(one) for one in several]) for way, several in curves.items()}
         return Result(
             metrics={**metrics, "n": self.n},
             tables={"curves": pd.concat({way: table.mean() for way, table in shown.items()}, axis=1)},
             figures={
                 "active": figures.active_curves(shown, self.share * total),
-                "bands": figures.bands(fit.beta, errors, probability, k, self.confidence),
+                "bands": figures.bands(last.beta, errors, probability, k, self.confidence),
             },
         )

@@ -81,12 +81,14 @@ class Efficiency:
             run.log.warning("evalica is not installed: its time is left out (pip install 'iclr-repro[benchmark]')")
         seconds = dict(zip(actions, time_in_turn(*actions.values(), repeats=self.slow_repeats), strict=True))
         _ratio(found, "fit/ours_over_lbfgs", seconds["ours"] / seconds["lbfgs"])
+        found.add("fit/lbfgs_largest_difference", float(np.abs(fits["ours"] - fits["lbfgs"]).max()))
         if "evalica" in seconds:
             _ratio(found, "fit/ours_over_evalica", seconds["from_comparisons"] / seconds["evalica"])
         for name, times in seconds.items():
             found.add(f"fit/{name}_s", float(np.median(times)))
             if name != "ours":
-                found.add(f"fit/{name}_rank_correlation", float(scipy.stats.spearmanr(fits[name], fits["ours"])[0]))
+                same = float(scipy.stats.spearmanr(fits[name], fits["ours"])[0])
+                found.add_exact(f"fit/{name}_rank_correlation", same)
         found.add("fit/n", num)
 
     def _choix(self, run: Run, found: Measurements) -> None:
@@ -130,6 +132,7 @@ class Efficiency:
             for judge in judges
         )
         found.add("judge/largest_difference", float(np.abs(with_reuse - without).max()))
+        found.add_exact("judge/range", float(np.ptp(with_reuse)))
         found.add("judge/pairs_per_s", self.pairs / float(np.median(reused)))
         found.add("judge/n", self.pairs)
 

@@ -112,7 +112,7 @@ class Selection:
     error: float = parameter("tau, standard deviation of its persistent error", low=0)
     novelty_weight: float = parameter("g_nov of the judge")
     prestige_weight: float = parameter("g_inst of the judge")
-    draws: int = parameter("tie-breaks of the ratings, and bootstrap draws of the figure", low=20)
+    draws: int = parameter("tie-breaks of each rule", low=20)
 
     def __post_init__(self) -> None:
         """Refuse a headline without a fit."""
@@ -208,6 +208,7 @@ class PositionBias:
                 if fit.position_effect is not None:
                     found.add(f"{name}/gamma", fit.position_effect)
         value = found.metrics
+        found.add("position_bias", self.position_bias)
         found.add("random_minus_fixed", value["random/spearman"] - value["fixed/spearman"])
         found.add("fixed_corrected_minus_random", value["fixed_corrected/spearman"] - value["random/spearman"])
         found.add("n", self.n)
