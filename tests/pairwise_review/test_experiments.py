@@ -64,8 +64,78 @@ def test_a_venue_is_judged_and_rated_by_an_endpoint_once(server: OpenAIServer, t
 def test_a_dry_run_asks_nothing(server: OpenAIServer, tmp_path: Path) -> None:
     found = table(tmp_path, server, dry_run=True, comparisons=None)
     assert server.requests == []
-    assert found.metrics["forecast/calls"] == 380
+    assert (found.metrics["forecast/comparisons/calls"], found.metrics["forecast/ratings/calls"]) == (380, 80)
+    assert found.metrics["forecast/ratings/cost_usd"] > 0
     assert 0 < found.metrics["forecast/cost_usd"] < 1
+
+
+def test_judges_that_run_here_cost_nothing(tmp_path: Path) -> None:
+    for judge in ("text", "untrained", "hf:some-model", "local:some-model"):
+        assert table(tmp_path, judge=judge, dry_run=True).metrics["forecast/cost_usd"] == 0
+
+
+def listed(path: Path, statuses: dict[str, int], *, citations: int | None = None) -> str:
+    """A file of paperlists with so many papers of each status, some with unknown citations."""
+    every = [status for status, number in statuses.items() for _ in range(number)]
+    rows = [
+        {
+            "id": f"p{index}",
+            "title": f"Title of paper {index}",
+            "abstract": "word " * (index + 1),
+            "status": status,
+            "rating": "5;6",
+            "gs_citation": citations if citations is not None else (-1 if index % 4 == 0 else index),
+            "aff_unique_norm": f"Institute {index % 5};Institute {index % 3}",
+        }
+        for index, status in enumerate(every)
+    ]
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+def test_a_list_of_main_and_findings_is_judged(server: OpenAIServer, tmp_path: Path) -> None:
+    statuses = {"Long Main": 6, "Short Main": 3, "Long Findings": 8, "Short Findings": 4, "Reject": 1}
+    options = {"data": "real", "papers": listed(tmp_path / "emnlp.json", statuses), "venue": "EMNLP 2023"}
+    found = table(tmp_path, server, **options, num_papers=None, comparisons=200)
+    assert (found.metrics["n"], found.metrics["accepted/n"], found.metrics["unknown_citations/n"]) == (22, 9, 6)
+    assert list(found.tables["tiers"].index) == ["main", "findings"]
+    assert found.tables["tiers"]["n"].tolist() == [9, 12]
+    assert found.metrics["judge/is_language_model"] == 1.0
+    assert found.intervals["pairwise/median"][0] < found.intervals["pairwise/median"][1]
+    assert "pairwise/novelty" not in found.intervals
+    found.check()
+
+
+def test_a_list_with_top_shares_has_their_tiers(tmp_path: Path) -> None:
+    statuses = {"Top-5%": 2, "Top-25%": 3, "Poster": 6, "Reject": 15}
+    options = {"data": "real", "papers": listed(tmp_path / "iclr.json", statuses), "venue": "ICLR 2023"}
+    found = table(tmp_path, **options, num_papers=None, comparisons=None)
+    assert found.tables["tiers"]["n"].to_dict() == {"oral": 2, "spotlight": 3, "poster": 6}
+    assert found.metrics["judge/is_language_model"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("statuses", "citations", "message"),
+    [
+        ({"Oral": 3, "Accept": 5, "Reject": 14}, None, "5 of 8 accepted papers are in no tier.*'Accept'"),
+        ({"Accept": 22}, None, "humans chose 0 of 22"),
+        ({"Poster": 22}, None, "humans chose 22 of 22"),
+        ({"Poster": 1, "Reject": 21}, None, "humans chose 1 of 22"),
+        ({"Poster": 8, "Reject": 14}, -1, "none of the 8 papers that humans chose"),
+    ],
+)
+def test_lists_that_cannot_be_compared_are_refused_before_a_call(
+    server: OpenAIServer, tmp_path: Path, statuses: dict[str, int], citations: int | None, message: str
+) -> None:
+    papers = listed(tmp_path / "list.json", statuses, citations=citations)
+    with pytest.raises(ValueError, match=message):
+        table(tmp_path, server, data="real", papers=papers, num_papers=None)
+    assert server.requests == []
+
+
+def test_a_list_without_tiers_has_no_table_of_them(tmp_path: Path) -> None:
+    papers = listed(tmp_path / "list.json", {"Accept": 8, "Reject": 14})
+    assert set(table(tmp_path, data="real", papers=papers, num_papers=None).tables) == {"venue"}
 
 
 def test_a_judge_that_only_compares_cannot_rate(tmp_path: Path) -> None:

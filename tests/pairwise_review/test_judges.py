@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def every_judge(tmp_path: Path) -> tuple[list[Paper], list[Judge]]:
     log = JudgementLog(tmp_path / "answers.jsonl")
     first, second = PairSchedule(len(those), 0).pairs(0, 132)
     one, other = [those[i] for i in first], [those[i] for i in second]
-    log.append(sim.name, one, other, sim.compare_many(one, other))
+    log.append(sim, one, other, sim.compare_many(one, other))
     train = simulate_text_papers(80, rng=np.random.default_rng(0), prefix="t")
     return those, [
         sim,
@@ -172,6 +173,33 @@ def test_a_log_keeps_judges_apart(tmp_path: Path) -> None:
     counting = Counting()
     assert collect(counting, those, schedule, 30, log=log).reused == 0
     assert len(counting.asked) == 30
+
+
+def test_answers_to_another_prompt_are_asked_again(tmp_path: Path) -> None:
+    those, schedule, log = papers(6), PairSchedule(6, 0), tmp_path / "log.jsonl"
+    rows = 12
+
+    def reused(judge: BaseJudge, these: list[Paper]) -> int:
+        return collect(judge, these, schedule, rows, log=log).reused
+
+    def judge(**reading: int | str) -> HFJudge:
+        return HFJudge.untrained(swap=False, hidden_size=8, layers=1, reading=Reading(**reading))  # type: ignore[arg-type]
+
+    assert reused(judge(), those) == 0
+    assert reused(judge(), those) == rows
+    assert reused(judge(budget=2), those) == 0
+    assert reused(judge(venue="CoRL 2023"), those) == 0
+    changed = [*those[:5], dataclasses.replace(those[5], abstract="Another text.")]
+    first, second = schedule.pairs(0, rows)
+    assert 0 < reused(judge(), changed) == rows - int(((first == 5) | (second == 5)).sum())
+    assert reused(judge(), those) == reused(judge(budget=2), those) == rows  # all of them are kept
+
+
+def test_pairs_are_asked_by_their_first_paper() -> None:
+    asking = Counting()
+    collect(asking, papers(8), PairSchedule(8, 0), 56, chunk=28)
+    firsts = [first for first, _ in asking.asked]
+    assert firsts == sorted(firsts[:28]) + sorted(firsts[28:])
 
 
 def test_damaged_rows_name_their_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from iclr_repro.pairwise_review.language_judge import Reading
 from iclr_repro.pairwise_review.papers import Paper, check_papers
 from iclr_repro.pairwise_review.prompts import Answering, load_template
+from iclr_repro.pairwise_review.rating import CALLS_PER_PAPER
 
 
 @dataclass(frozen=True)
@@ -110,4 +111,41 @@ def forecast(
         price_per_million_output=price_per_million_output,
         seconds_per_call=seconds_per_call,
         concurrency=concurrency,
+    )
+
+
+def forecast_ratings(
+    papers: Sequence[Paper],
+    *,
+    reading: Reading,
+    review_tokens: float,
+    price_per_million_input: float,
+    price_per_million_output: float,
+) -> CostForecast:
+    """Forecast the rating system: three reviews and a meta-review, which reads the paper and the reviews.
+
+    Args:
+        papers: to be rated.
+        reading: how papers are shown.
+        review_tokens: expected in a review; the meta-review answers with ten.
+        price_per_million_input: dollars.
+        price_per_million_output: dollars.
+
+    Raises:
+        ValueError: a paper without text, or see `price`.
+    """
+    check_papers(papers, need_text=True)
+    template, count = load_template(reading.template_version), reading.count_tokens
+    reviews = CALLS_PER_PAPER - 1
+    shown = sum(count(reading.show(paper)) for paper in papers)
+    rest = CALLS_PER_PAPER * count(template.system_message(reading.venue)) + reviews * count(template.review)
+    rest += count(template.meta_review)
+    total_in = CALLS_PER_PAPER * shown + len(papers) * (rest + reviews * review_tokens)
+    calls = CALLS_PER_PAPER * len(papers)
+    return price(
+        calls,
+        total_in / calls,
+        (reviews * review_tokens + 10) / CALLS_PER_PAPER,
+        price_per_million_input=price_per_million_input,
+        price_per_million_output=price_per_million_output,
     )

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from iclr_repro.core.data import DataError, locate
-from iclr_repro.pairwise_review.papers import Paper, check_papers
+from iclr_repro.pairwise_review.papers import TIERS, Paper, check_papers
 from iclr_repro.pairwise_review.simulator import simulate_papers
 
 Find = Callable[[str], Path]
 
 VENUES = ("corl2023", "iclr2017", "iclr2018", "emnlp2023_meta", "iclr2021_meta")
 _NOT_ACCEPTED = ("reject", "withdraw", "active", "workshop", "invite to workshop")
-_TIERS = ("oral", "spotlight", "poster")
+# ICLR 2023 calls its orals and spotlights the top 5 % and the top 25 %.
+_TIER_OF = {"top-5%": "oral", "top-25%": "spotlight", **{tier: tier for tier in TIERS}}
 _ASPECTS = ("soundness", "presentation", "contribution", "originality", "quality", "clarity", "significance")
 _MISSING_ASPECT = 2.5  # middle of 1 to 4 (sheet, replay experiment)
 
@@ -54,7 +55,7 @@ def _paper(row: Mapping[str, Any]) -> Paper:
         area=keywords[0].strip().lower() if keywords else None,
         status=status,
         accepted=not any(word in status.lower() for word in _NOT_ACCEPTED),
-        tier=next((tier for tier in _TIERS if tier in status.lower()), None),
+        tier=next((tier for word, tier in _TIER_OF.items() if word in status.lower()), None),
         ratings=tuple(float(rating) for rating in row.get("ratings", ())),
         citations=None if citations is None or citations < 0 else int(citations),
         institutions=tuple(dict.fromkeys(institutions)),

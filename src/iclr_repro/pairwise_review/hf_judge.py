@@ -62,7 +62,7 @@ class HFJudge(BaseJudge):
             model: on its device; set to evaluation mode.
             tokenizer: the one that belongs to it.
             name: for records.
-            reading: how papers are shown; its tokens are counted by this tokenizer.
+            reading: how papers are shown; its own `count_tokens` counts, an estimate unless another is given.
             swap: ask both orders.
             batch_size: pairs read at once, at least 1.
             reuse_prefix: read the first manuscript once.
@@ -80,6 +80,7 @@ class HFJudge(BaseJudge):
         order = ", both orders" if swap else ""
         blind = "" if self._reading.blind else ", not blind"
         self.name = f"{name}(next_token, prompt {self._template.version}{order}{blind})"
+        self.question = self._template.question_of(self._reading.venue, "next_token")
         self._model, self._tokenizer = model.eval(), tokenizer
         self._swap, self._batch_size, self._reuse_prefix = swap, batch_size, reuse_prefix
         self._chat_template = chat_template
@@ -124,6 +125,10 @@ class HFJudge(BaseJudge):
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
         return cls(model, tokenizer, name=f"untrained-{hidden_size}x{layers}-seed{seed}", **options)
 
+    def shown(self, paper: Paper) -> str:
+        """See `BaseJudge`."""
+        return self._reading.show(paper).replace(_MARK, " ")
+
     def compare_many(self, first: Sequence[Paper], second: Sequence[Paper]) -> list[Judgement]:
         """See `Judge`.
 
@@ -132,7 +137,7 @@ class HFJudge(BaseJudge):
         """
         pairs = list(zip(first, second, strict=True))
         questions = pairs + [(b, a) for a, b in pairs] if self._swap else pairs
-        shown = {paper.id: self._reading.show(paper).replace(_MARK, " ") for pair in pairs for paper in pair}
+        shown = {paper.id: self.shown(paper) for pair in pairs for paper in pair}
         parts = [self._parts(shown[a.id], shown[b.id]) for a, b in questions]
         log_odds, num_tokens = self._log_odds(parts)
         probabilities = torch.sigmoid(log_odds).tolist()

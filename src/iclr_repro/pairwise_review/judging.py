@@ -5,11 +5,13 @@ Source: sheet E.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -63,11 +65,21 @@ class Judge(Protocol):
         """Judge pairs, as fast as the back-end can."""
         ...
 
+    def prompt_hashes(self, first: Sequence[Paper], second: Sequence[Paper]) -> list[str]:
+        """Tell prompts apart: equal for a pair where the judge would be asked the same again."""
+        ...
+
 
 class BaseJudge(ABC):
-    """A judge over the one method that a back-end has to write, `compare_many`."""
+    """A judge over the one method that a back-end has to write, `compare_many`.
+
+    Attributes:
+        name: see `Judge`.
+        question: all that is sent beside the two texts; "" where nothing is.
+    """
 
     name: str
+    question: str = ""
 
     @abstractmethod
     def compare_many(self, first: Sequence[Paper], second: Sequence[Paper]) -> list[Judgement]:
@@ -76,6 +88,30 @@ class BaseJudge(ABC):
     def compare(self, first: Paper, second: Paper) -> Judgement:
         """See `Judge`."""
         return self.compare_many([first], [second])[0]
+
+    def shown(self, paper: Paper) -> str:
+        """Return what the judge reads of a paper."""
+        return "\n\n".join((paper.title, paper.abstract, paper.text or ""))
+
+    def prompt_hashes(self, first: Sequence[Paper], second: Sequence[Paper]) -> list[str]:
+        """Return the SHA-256 of the judge's name, its question and the hashes of both texts, in their order.
+
+        That is all that a prompt is made of, and 3 million prompts need not be built to resume a run.
+        """
+        for paper in (*first, *second):
+            if paper not in self._text_hashes:
+                self._text_hashes[paper] = _sha256(self.shown(paper))
+        head = f"{_sha256(self.name)} {_sha256(self.question)}"
+        hashes = self._text_hashes
+        return [_sha256(f"{head} {hashes[a]} {hashes[b]}") for a, b in zip(first, second, strict=True)]
+
+    @cached_property
+    def _text_hashes(self) -> dict[Paper, str]:
+        return {}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass
@@ -104,6 +140,8 @@ class Collected:
 
 class JudgementLog:
     """A JSON-lines file of judgements, `{"id_first", "id_second", "judge", "prefer_first", "prob_first", ...}` each.
+
+    `prompt_sha256` tells the prompts of a pair apart, see `Judge.prompt_hashes`.
 
     Rows are appended in blocks and are on disk when `append` returns. A row that was cut off in the middle, because the
     process was killed, is removed when the file is opened again.
@@ -147,11 +185,17 @@ class JudgementLog:
                     ) from None
                 yield row
 
-    def append(self, judge: str, first: Sequence[Paper], second: Sequence[Paper], answers: Sequence[Judgement]) -> None:
+    def append(
+        self, judge: Judge, first: Sequence[Paper], second: Sequence[Paper], answers: Sequence[Judgement]
+    ) -> None:
         """Write answers."""
+        hashes = judge.prompt_hashes(first, second)
         lines = [
-            json.dumps({"id_first": a.id, "id_second": b.id, "judge": judge, **asdict(answer)}, ensure_ascii=False)
-            for a, b, answer in zip(first, second, answers, strict=True)
+            json.dumps(
+                {"id_first": a.id, "id_second": b.id, "judge": judge.name, "prompt_sha256": asked, **asdict(answer)},
+                ensure_ascii=False,
+            )
+            for a, b, asked, answer in zip(first, second, hashes, answers, strict=True)
         ]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
@@ -210,9 +254,10 @@ def collect(
 ) -> Collected:
     """Let a judge compare the first `num` pairs of a schedule.
 
-    With a file, each chunk is on disk before the next is asked, pairs that the file holds already are not asked again,
-    and a run that was cut goes on where it was (what was paid within the cut chunk is in the language model's own
-    cache). Neither answers nor pairs are held in memory beyond two words a comparison.
+    With a file, each chunk is on disk before the next is asked, pairs that the file holds already are not asked again
+    (answers of another judge, or to another prompt, do not count), and a run that was cut goes on where it was (what
+    was paid within the cut chunk is in the language model's own cache). Within a chunk pairs are sorted by their first
+    paper, for servers that keep prefixes. Neither answers nor pairs are held in memory beyond two words a comparison.
 
     Args:
         judge: any judge.
@@ -228,23 +273,23 @@ def collect(
     check_papers(papers)
     if schedule.n_items != len(papers):
         raise ValueError(f"the schedule is of {schedule.n_items} items, there are {len(papers)} papers")
-    index = {paper.id: position for position, paper in enumerate(papers)}
     tally = _Tally(len(papers))
     journal = None if log is None else JudgementLog(log)
     known = np.zeros(0, dtype=np.int64)
     if journal is not None:
-        known = _replay(journal, judge.name, index, np.sort(_keys(schedule, num)), tally)
+        known = _replay(journal, judge, papers, np.sort(_keys(schedule, num)), tally)
     for first, second in schedule.chunks(num, chunk):
         keys = first * np.int64(len(papers)) + second
         place = np.minimum(np.searchsorted(known, keys), max(len(known) - 1, 0))
         new = known[place] != keys if len(known) else np.ones(len(keys), dtype=bool)
         if not new.any():
             continue
-        first, second = first[new], second[new]
+        order = np.argsort(first[new], kind="stable")
+        first, second = first[new][order], second[new][order]
         one, other = [papers[i] for i in first], [papers[i] for i in second]
         answers = judge.compare_many(one, other)
         if journal is not None:
-            journal.append(judge.name, one, other, answers)
+            journal.append(judge, one, other, answers)
         tally.add(first, second, answers)
     return tally.result()
 
@@ -255,28 +300,34 @@ def _keys(schedule: PairSchedule, num: int) -> np.ndarray:
 
 
 def _replay(
-    journal: JudgementLog, judge: str, index: Mapping[str, int], wanted: np.ndarray, tally: _Tally
+    journal: JudgementLog, judge: Judge, papers: Sequence[Paper], wanted: np.ndarray, tally: _Tally
 ) -> np.ndarray:
-    """Count the rows of this judge that are wanted, each pair once; return their keys."""
+    """Count the rows of this judge and its prompts that are wanted, each pair once; return their keys."""
+    index = {paper.id: position for position, paper in enumerate(papers)}
     seen = np.zeros(len(wanted), dtype=bool)
-    block: list[tuple[int, int, Judgement]] = []
+    block: list[tuple[int, int, int, dict[str, Any]]] = []
 
     def count_block() -> None:
-        if block:
-            first, second, answers = zip(*block, strict=True)
+        hashes = judge.prompt_hashes([papers[a] for a, *_ in block], [papers[b] for _, b, *_ in block])
+        used = []
+        for (a, b, position, row), asked in zip(block, hashes, strict=True):
+            if row.get("prompt_sha256") == asked and not seen[position]:
+                seen[position] = True
+                used.append((a, b, judgement_of(row)))
+        if used:
+            first, second, answers = zip(*used, strict=True)
             tally.add(np.array(first), np.array(second), answers)
-            block.clear()
+        block.clear()
 
     for row in journal.rows():
         a, b = index.get(row["id_first"]), index.get(row["id_second"])
-        if row.get("judge") != judge or a is None or b is None:
+        if row.get("judge") != judge.name or a is None or b is None:
             continue
         key = a * len(index) + b
         position = int(np.searchsorted(wanted, key))
         if position == len(wanted) or wanted[position] != key or seen[position]:
             continue
-        seen[position] = True
-        block.append((a, b, judgement_of(row)))
+        block.append((a, b, position, row))
         if len(block) == _BLOCK:
             count_block()
     count_block()

@@ -88,10 +88,15 @@ class LanguageModelJudge(BaseJudge):
         blind = "" if self.reading.blind else ", not blind"
         order = ", both orders" if swap else ""
         self.name = f"{model.name}({answering}, prompt {self._template.version}{order}{blind})"
+        self.question = self._template.question_of(self.reading.venue, answering)
+
+    def shown(self, paper: Paper) -> str:
+        """See `BaseJudge`."""
+        return self.reading.show(paper)
 
     def prompt(self, first: Paper, second: Paper) -> str:
         """Return the prompt of one comparison, without the system message."""
-        texts = self.reading.show(first), self.reading.show(second)
+        texts = self.shown(first), self.shown(second)
         return self._template.comparison(*texts, venue=self.reading.venue, answering=self.answering)
 
     def compare_many(self, first: Sequence[Paper], second: Sequence[Paper]) -> list[Judgement]:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+TIERS = ("oral", "spotlight", "poster", "main", "findings")
+"""Of accepted papers, the highest first; EMNLP has the last two in place of the others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
@@ -21,7 +24,7 @@ class Paper:
         area: research area.
         status: the venue's decision in its own words.
         accepted: whether the venue took it; None where that is not known.
-        tier: oral, spotlight, poster; None for others.
+        tier: one of `TIERS`; None for others.
         ratings: overall ratings of the human reviewers.
         citations: count; None is unknown (the sources write -1), which is never zero.
         institutions: of the authors, each once.
@@ -70,3 +73,45 @@ def check_papers(papers: Sequence[Paper], *, need_text: bool = False) -> None:
 def citation_counts(papers: Sequence[Paper]) -> np.ndarray:
     """Return [n] citations, NaN where unknown."""
     return np.array([np.nan if paper.citations is None else paper.citations for paper in papers])
+
+
+def tier_sizes(papers: Sequence[Paper]) -> dict[str, int]:
+    """Return how many accepted papers each tier has, the highest tier first; empty where the venue has no tiers.
+
+    Raises:
+        ValueError: some accepted papers are in a tier and others are not.
+    """
+    accepted = [paper for paper in papers if paper.accepted]
+    sizes = {tier: sum(paper.tier == tier for paper in accepted) for tier in TIERS}
+    sizes = {tier: size for tier, size in sizes.items() if size}
+    if sizes and sum(sizes.values()) < len(accepted):
+        outside = [paper for paper in accepted if paper.tier is None]
+        raise ValueError(
+            f"{len(outside)} of {len(accepted)} accepted papers are in no tier, e.g. {outside[0].id!r} with the status "
+            f"{outside[0].status!r}; known are {', '.join(TIERS)}, and top-5% and top-25%"
+        )
+    return sizes
+
+
+def human_choice(papers: Sequence[Paper], *, mostly_accepted: float = 0.9) -> np.ndarray:
+    """Return [n] bool, the decision to compare with: who was accepted, or, in a list of accepted papers, who was best.
+
+    Where more than the share `mostly_accepted` was accepted, as in the lists of CoRL 2023 and EMNLP 2023, these are the
+    papers of the highest tier.
+
+    Raises:
+        ValueError: fewer than two papers or all of them would be chosen, no chosen paper has known citations, or see
+            `tier_sizes`.
+    """
+    chosen = np.array([bool(paper.accepted) for paper in papers])
+    sizes = tier_sizes(papers)
+    if chosen.mean() > mostly_accepted:
+        best = next(iter(sizes), None)
+        chosen &= np.array([best is not None and paper.tier == best for paper in papers])
+    if not 2 <= chosen.sum() < len(papers):
+        raise ValueError(
+            f"humans chose {chosen.sum()} of {len(papers)} papers (tiers: {sizes or 'none'}): nothing to compare with"
+        )
+    if not any(paper.citations is not None for paper, taken in zip(papers, chosen, strict=True) if taken):
+        raise ValueError(f"none of the {chosen.sum()} papers that humans chose has a known number of citations")
+    return chosen

@@ -149,6 +149,11 @@ class PromptTemplate:
         manuscript = _fill(self.manuscript, label="B", text=text_second)
         return f"{manuscript}\n\n{_fill(self.question, venue=venue)}\n\n{rule}"
 
+    def question_of(self, venue: str, answering: Answering) -> str:
+        """Return all that is sent beside the two texts."""
+        empty = self.comparison("", "", venue=venue, answering=answering)
+        return f"{self.system_message(venue)}\n{empty}"
+
     def comparison(self, text_first: str, text_second: str, *, venue: str, answering: Answering) -> str:
         """Return the whole prompt beside the system message."""
         return self.first_part(text_first) + self.second_part(text_second, venue=venue, answering=answering)
@@ -194,5 +199,7 @@ def parse_winner(answer: str) -> bool | None:
         decision = value.get("winner")
     else:
         decision = next((line for line in reversed(stripped.splitlines()) if line.strip()), None)
-    found = _FINAL.match(decision.strip()) if isinstance(decision, str) else None
+    if not isinstance(decision, str) or decision.lstrip().startswith("{"):  # JSON that was cut off
+        return None
+    found = _FINAL.match(decision.strip())
     return None if found is None else found[1].upper() == "A"

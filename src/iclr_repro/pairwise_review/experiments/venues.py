@@ -17,7 +17,7 @@ from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review import figures
 from iclr_repro.pairwise_review.audit import cyclic_triads, flip_rate
 from iclr_repro.pairwise_review.bradley_terry import fit_counts
-from iclr_repro.pairwise_review.cost import CostForecast, forecast
+from iclr_repro.pairwise_review.cost import CostForecast, forecast, forecast_ratings
 from iclr_repro.pairwise_review.data import (
     known_citations,
     load_papers,
@@ -38,7 +38,7 @@ from iclr_repro.pairwise_review.measures import (
     overlap,
     swap_p_value,
 )
-from iclr_repro.pairwise_review.papers import Paper, citation_counts
+from iclr_repro.pairwise_review.papers import Paper, citation_counts, human_choice, tier_sizes
 from iclr_repro.pairwise_review.rating import break_ties, meta_scores, tie_share
 from iclr_repro.pairwise_review.schedule import PairSchedule
 from iclr_repro.pairwise_review.selection import fill_tiers, select_top
@@ -65,13 +65,13 @@ class VenueTable:
     answers: str | None = parameter("file of paid answers (SQLite); null keeps one in the run's folder")
     judgements: str | None = parameter("JSON-lines file of judgements, goes on where it ends; null in the run's folder")
     concurrency: int = parameter("requests under way at once", low=1)
-    price_input: float = parameter("dollars per million input tokens", low=0)
-    price_output: float = parameter("dollars per million output tokens", low=0)
+    price_input: float = parameter("dollars per million input tokens of an endpoint, not batched", low=0)
+    price_output: float = parameter("dollars per million output tokens of an endpoint, not batched", low=0)
     budget: int = parameter("tokens shown of a manuscript", low=1)
     anonymise: bool = parameter("hide names, affiliations, acknowledgements and URLs")
     swap: bool = parameter("ask both orders of each pair")
     penalty: float = parameter("lambda", low=0)
-    draws: int = parameter("bootstrap draws, tie-breaks and permutations", low=20)
+    draws: int = parameter("bootstrap draws, permutations, and random sets (these at least 100)", low=20)
 
     def run(self, run: Run) -> Result:
         """Judge, rank, select the venue's own numbers, and set the sets beside each other."""
@@ -80,13 +80,17 @@ class VenueTable:
         schedule = PairSchedule(len(papers), int(run.rng("pairs").integers(2**62)))
         num = len(schedule) if self.comparisons is None else min(self.comparisons, len(schedule))
         found = Measurements()
+        # Whatever could stop the comparison of the sets is found before anything is paid.
+        human, tiers = human_choice(papers), tier_sizes(papers)
         expected = self._forecast(papers, schedule, num, reading)
-        for name, amount in asdict(expected).items():
-            found.add_exact(f"forecast/{name}", amount)
-        run.log.info(
-            "%s: %s comparisons by %s, about %.4g dollars", self.venue, f"{num:,}", self.judge, expected.cost_usd
-        )
+        bill = sum(one.cost_usd for one in expected.values())
+        for system, one in expected.items():
+            for name, amount in asdict(one).items():
+                found.add_exact(f"forecast/{system}/{name}", amount)
+        found.add_exact("forecast/cost_usd", bill)
+        run.log.info("%s: %s comparisons by %s, about %.4g dollars", self.venue, f"{num:,}", self.judge, bill)
         found.add_exact("n", len(papers))
+        found.add_exact("unknown_citations/n", sum(paper.citations is None for paper in papers))
         if self.dry_run:
             return found.result(data=kind)
         judge, model = make_judge(
@@ -94,6 +98,7 @@ class VenueTable:
         )
         log = self.judgements or (None if self.judge == "text" else run.dir / "judgements.jsonl")
         judged = collect(judge, papers, schedule, num, log=log)
+        found.add_exact("judge/is_language_model", float(self.judge.startswith(("hf:", "local:", "openai:"))))
         for name in ("comparisons", "unreadable", "asked_again", "input_tokens", "output_tokens"):
             found.add_exact(f"judge/{name}", float(getattr(judged, name)))
         for name, measure in (("flip_rate", flip_rate), ("cyclic_triads", cyclic_triads)):
@@ -102,7 +107,7 @@ class VenueTable:
             except ValueError as reason:
                 run.log.info("no %s: %s", name, reason)
             else:
-                found.add_exact(f"judge/{name}", share)
+                found.add(f"judge/{name}", share)
                 found.add_exact(f"judge/{name}/n", number)
         scores = {"pairwise": fit_counts(judged.counts.unordered(), penalty=self.penalty).beta}
         if self.rate:
@@ -110,13 +115,21 @@ class VenueTable:
             found.add_exact("rating/unusable", float(np.isnan(ratings).sum()))
             scores["rating"] = np.nan_to_num(ratings, nan=0.0)  # below every rating
         scores["human_rating"] = mean_ratings(papers)
-        table, extra = self._compare(papers, scores, run, found)
-        return found.result(tables={"venue": table, **extra}, figures={"venue": figures.venue(table)}, data=kind)
+        table = self._compare(papers, scores, human, run, found)
+        tables = {"venue": table}
+        if tiers:
+            tables["tiers"] = self._compare_tiers(papers, scores["pairwise"], tiers, found)
+        return found.result(tables=tables, figures={"venue": figures.venue(table)}, data=kind)
 
     def _real(self, run: Run) -> tuple[list[Paper], list[Paper]]:
-        papers = load_papers("corl2023", find=run.locate) if self.papers is None else read_paperlist(self.papers)
+        # The one paper of CoRL 2023 whose citations are unknown is not among the paper's 198; other venues keep them.
+        papers = (
+            known_citations(load_papers("corl2023", find=run.locate))
+            if self.papers is None
+            else read_paperlist(self.papers)
+        )
         train = [*load_papers("iclr2017", find=run.locate), *load_papers("iclr2018", find=run.locate)]
-        return known_citations(papers)[: self.num_papers], train
+        return papers[: self.num_papers], train
 
     def _synthetic(self, run: Run) -> tuple[list[Paper], list[Paper]]:
         rng = run.rng("papers")
@@ -133,10 +146,20 @@ class VenueTable:
             "answers": None if self.answers is None else Path(self.answers),
         }
 
-    def _forecast(self, papers: Sequence[Paper], schedule: PairSchedule, num: int, reading: Reading) -> CostForecast:
+    def _forecast(
+        self, papers: Sequence[Paper], schedule: PairSchedule, num: int, reading: Reading
+    ) -> dict[str, CostForecast]:
         first, second = schedule.pairs(0, num)
         by_text = self.judge.startswith(("openai:", "local:"))
-        return forecast(
+        paid = float(self.judge.startswith("openai:"))  # the others run here
+        prices = {
+            "price_per_million_input": paid * self.price_input,
+            "price_per_million_output": paid * self.price_output,
+        }
+        expected = {}
+        if self.rate and by_text:
+            expected["ratings"] = forecast_ratings(papers, reading=reading, review_tokens=_REVIEW_TOKENS, **prices)
+        expected["comparisons"] = forecast(
             papers,
             first,
             second,
@@ -144,9 +167,9 @@ class VenueTable:
             answering="text" if by_text else "next_token",
             output_tokens=100.0 if by_text else 1.0,
             swap=self.swap,
-            price_per_million_input=self.price_input,
-            price_per_million_output=self.price_output,
+            **prices,
         )
+        return expected
 
     def _ratings(
         self, papers: Sequence[Paper], train: Sequence[Paper], model: Any, reading: Reading, run: Run
@@ -158,13 +181,16 @@ class VenueTable:
         return LanguageModelRater(model, reading=reading).rate(papers).final
 
     def _compare(
-        self, papers: Sequence[Paper], scores: dict[str, np.ndarray], run: Run, found: Measurements
-    ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-        """The best tier that humans chose, beside sets of the same size by each rule."""
+        self,
+        papers: Sequence[Paper],
+        scores: dict[str, np.ndarray],
+        human: np.ndarray,
+        run: Run,
+        found: Measurements,
+    ) -> pd.DataFrame:
+        """What humans chose, beside sets of the same size by each rule."""
         citations, ids = citation_counts(papers), [paper.id for paper in papers]
-        accepted = np.array([bool(paper.accepted) for paper in papers])
-        # Where all were accepted, as in CoRL's list, the decision to compare is who is an oral.
-        human = accepted if not accepted.all() else np.array([paper.tier == "oral" for paper in papers])
+        known = ~np.isnan(citations)
         chosen, k = np.flatnonzero(human), int(human.sum())
         embedding = embed_texts(papers)
         places = institution_counts([paper.institutions for paper in papers])
@@ -174,51 +200,51 @@ class VenueTable:
         sets = {"human": [chosen]}
         for name, score in scores.items():
             sets[name] = break_ties(score, k, rng=run.rng(f"ties/{name}"), draws=20)
-            found.add_exact(f"{name}/tie_share", tie_share(score, k))
-            if not np.isnan(correlation := spearman(score, citations)):
-                found.add_exact(f"{name}/spearman_citations", correlation)
+            found.add(f"{name}/tie_share", tie_share(score, k))
+            if not np.isnan(correlation := spearman(score[known], citations[known])):
+                found.add(f"{name}/spearman_citations", correlation)
         rng = run.rng("random")
         sets["random"] = [rng.permutation(len(papers))[:k] for _ in range(max(self.draws, 100))]
         rows: dict[str, dict[str, float]] = {}
         for name, several in sets.items():
-            outcomes = [impact(citations, members) for members in several]
-            row = {field: float(np.mean([getattr(one, field) for one in outcomes])) for field in _IMPACT}
+            # A set without any known count has no impact.
+            counted = [citations[members[known[members]]] for members in several if known[members].any()]
+            row = {field: float(np.mean([getattr(impact(c), field) for c in counted])) for field in _IMPACT if counted}
             row["overlap_human"] = float(np.mean([overlap(members, chosen) for members in several]))
             for measure, statistic in measures.items():
                 row[measure] = float(np.mean([statistic(members) for members in several]))
             rows[name] = row
-            samples = run.rng(f"bootstrap/{name}")
+            samples = _resampled(counted, run.rng(f"bootstrap/{name}"), self.draws)
             for field, value in row.items():
-                if field == "mean" and name != "random":
-                    known = citations[several[0]]
-                    draws = known[samples.integers(k, size=(self.draws, k))].mean(axis=1)
-                    found.add_draws(f"{name}/mean", value, draws)
+                if field in _IMPACT:
+                    found.add_draws(f"{name}/{field}", value, [getattr(impact(one), field) for one in samples])
                 else:
-                    found.add_exact(f"{name}/{field}", value)
+                    found.add(f"{name}/{field}", value)
         if "rating" in sets:
             self._add_difference(found, citations, sets, run)
         best = select_top(scores["pairwise"], k, ids=ids)
         for measure, statistic in measures.items():
             p, _ = swap_p_value(statistic, best, chosen, rng=run.rng(f"swap/{measure}"), draws=self.draws)
-            found.add_exact(f"pairwise_minus_human/{measure}/p_value", p)
+            found.add(f"pairwise_minus_human/{measure}/p_value", p)
         found.add_exact("chance/overlap_human", k / len(papers))
         found.add_exact("accepted/n", k)
-        tiers = {t: sum(paper.tier == t for paper in papers) for t in ("oral", "spotlight", "poster")}
-        order = select_top(scores["pairwise"], sum(tiers.values()), ids=ids)
-        by_tier = {}
-        for tier, members in fill_tiers(order, tiers).items():
-            if len(members):
-                theirs = np.array([index for index, paper in enumerate(papers) if paper.tier == tier])
-                by_tier[tier] = {
-                    "n": len(members),
-                    "pairwise_mean": impact(citations, members).mean,
-                    "pairwise_median": impact(citations, members).median,
-                    "human_mean": impact(citations, theirs).mean,
-                    "human_median": impact(citations, theirs).median,
-                }
-                found.add_exact(f"pairwise/{tier}/mean", by_tier[tier]["pairwise_mean"])
-                found.add_exact(f"human/{tier}/mean", by_tier[tier]["human_mean"])
-        return pd.DataFrame(rows).T.rename_axis("set"), {"tiers": pd.DataFrame(by_tier).T.rename_axis("tier")}
+        return pd.DataFrame(rows).T.rename_axis("set")
+
+    def _compare_tiers(
+        self, papers: Sequence[Paper], score: np.ndarray, sizes: dict[str, int], found: Measurements
+    ) -> pd.DataFrame:
+        """Citations of the venue's tiers and of those that comparisons fill, of the same sizes."""
+        citations, ids = citation_counts(papers), [paper.id for paper in papers]
+        by_tier: dict[str, dict[str, float]] = {}
+        for tier, members in fill_tiers(select_top(score, sum(sizes.values()), ids=ids), sizes).items():
+            theirs = np.flatnonzero([bool(paper.accepted) and paper.tier == tier for paper in papers])
+            row = by_tier[tier] = {"n": float(len(members))}
+            for name, those in (("pairwise", members), ("human", theirs)):
+                if not np.isnan(citations[those]).all():
+                    outcome = impact(citations, those)
+                    row |= {f"{name}_mean": outcome.mean, f"{name}_median": outcome.median}
+                    found.add(f"{name}/{tier}/mean", outcome.mean)
+        return pd.DataFrame(by_tier).T.rename_axis("tier")
 
     def _add_difference(
         self, found: Measurements, citations: np.ndarray, sets: dict[str, list[np.ndarray]], run: Run
@@ -234,11 +260,20 @@ class VenueTable:
         counted = ~np.isnan(citations)
 
         def mean(weights: np.ndarray) -> np.ndarray:
-            return np.asarray((weights @ known) / (weights @ counted))
+            total = np.asarray(weights @ counted)
+            return np.divide(weights @ known, total, out=np.full(total.shape, np.nan), where=total > 0)
 
         draws = mean(counts * share["pairwise"]) - mean(counts * share["rating"])
         value = float(mean(share["pairwise"]) - mean(share["rating"]))
-        found.add_draws("pairwise_minus_rating/mean", value, draws)
+        if not np.isnan(value):
+            found.add_draws("pairwise_minus_rating/mean", value, draws)
 
 
 _IMPACT = ("mean", "median", "log_mean")
+_REVIEW_TOKENS = 400.0  # ours, for forecasts
+
+
+def _resampled(sets: list[np.ndarray], rng: np.random.Generator, draws: int) -> list[np.ndarray]:
+    """A set at random (a tie-break, a random choice), and papers of it with replacement."""
+    chosen = [sets[index] for index in rng.integers(len(sets), size=draws)] if sets else []
+    return [values[rng.integers(len(values), size=len(values))] for values in chosen]
