@@ -24,6 +24,7 @@ from iclr_repro.pairwise_review.experiments._judged import spearman
 from iclr_repro.pairwise_review.judges import prefer_by_scores
 from iclr_repro.pairwise_review.schedule import random_pairs_with_replacement
 
+_DRAWS = 300  # of papers
 _PENALTIES = (0.001, 0.01, 0.1, 1.0)
 
 
@@ -36,7 +37,9 @@ class Replay:
     runs: int = parameter("lists of comparisons a seed", low=1)
     budgets: tuple[int, ...] = parameter("comparisons of a paper, m; prefixes of one list", low=1)
     penalty: float = parameter("lambda", low=0.0)
-    judge_aware: int = parameter("m at which the model with a temper for each judge is fitted, one of `budgets`", low=1)
+    judge_aware: int = parameter(
+        "m of the model with a temper for each judge, and of the bootstrap over papers; one of `budgets`", low=1
+    )
 
     def run(self, run: Run) -> Result:
         """Rank by each protocol; the reference is the mean human rating."""
@@ -104,16 +107,25 @@ class Replay:
         judge, first, second = self._comparisons(scores, max(self.budgets), rng)
         won = prefer_by_scores(scores.combined, judge, first, second, rng=rng)
         by_overall = prefer_by_scores(scores.overall, judge, first, second, rng=rng)
+        betas = {}
         for budget in self.budgets:
             num = budget * n // 2
             for name, outcome in (("pairwise", won), ("pairwise_overall", by_overall)):
                 fit = fit_bradley_terry(n, first[:num], second[:num], outcome[:num], penalty=self.penalty)
                 found[f"{name}/m{budget}/spearman"] = spearman(fit.beta, scores.human)
+                betas[name, budget] = fit.beta
             difference = found[f"pairwise/m{budget}/spearman"] - found["rating_three_rounded/spearman"]
             found[f"pairwise_minus_rating/m{budget}"] = difference
         for one, two in itertools.pairwise(self.budgets):
             gain = found[f"pairwise/m{two}/spearman"] - found[f"pairwise/m{one}/spearman"]
             found[f"pairwise/m{one}_to_m{two}/gain"] = gain
+        # The spread over lists holds the papers fixed; this resamples them.
+        rng = run.rng(f"bootstrap/{index}")
+        compared, rated = betas["pairwise", self.judge_aware], ratings["rating_three_rounded"]
+        samples = rng.integers(n, size=(_DRAWS, n))
+        draws = [spearman(compared[s], scores.human[s]) - spearman(rated[s], scores.human[s]) for s in samples]
+        for bound, value in zip(("low", "high"), np.quantile(draws, [0.025, 0.975]), strict=True):
+            found[f"pairwise_minus_rating/m{self.judge_aware}/over_papers_{bound}"] = float(value)
         num = self.judge_aware * n // 2
         aware = fit_judge_aware(n, first[:num], second[:num], won[:num], judge[:num], penalty=self.penalty)
         found["judge_aware/spearman"] = spearman(aware.beta, scores.human)

@@ -128,7 +128,8 @@ class VenueTable:
             if self.papers is None
             else read_paperlist(self.papers)
         )
-        train = [*load_papers("iclr2017", find=run.locate), *load_papers("iclr2018", find=run.locate)]
+        learnt = ("iclr2017", "iclr2018") if self.judge == "text" else ()
+        train = [paper for venue in learnt for paper in load_papers(venue, find=run.locate)]
         return papers[: self.num_papers], train
 
     def _synthetic(self, run: Run) -> tuple[list[Paper], list[Paper]]:
@@ -152,7 +153,7 @@ class VenueTable:
         first, second = schedule.pairs(0, num)
         by_text = self.judge.startswith(("openai:", "local:"))
         paid = float(self.judge.startswith("openai:"))  # the others run here
-        prices = {
+        prices: dict[str, Any] = {
             "price_per_million_input": paid * self.price_input,
             "price_per_million_output": paid * self.price_output,
         }
