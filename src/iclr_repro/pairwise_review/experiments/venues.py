@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -85,8 +85,8 @@ class VenueTable:
         expected = self._forecast(papers, schedule, num, reading)
         bill = sum(one.cost_usd for one in expected.values())
         for system, one in expected.items():
-            for name, amount in asdict(one).items():
-                found.add_exact(f"forecast/{system}/{name}", amount)
+            for name in ("calls", "input_tokens", "output_tokens", "cost_usd"):
+                found.add_exact(f"forecast/{system}/{name}", getattr(one, name))
         found.add_exact("forecast/cost_usd", bill)
         run.log.info("%s: %s comparisons by %s, about %.4g dollars", self.venue, f"{num:,}", self.judge, bill)
         found.add_exact("n", len(papers))
