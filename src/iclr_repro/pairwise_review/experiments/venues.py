@@ -1,0 +1,280 @@
+"""The paper's table for a venue of real papers, with any judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
+from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.measurements import Measurements
+from iclr_repro.core.rundir import Run
+from iclr_repro.pairwise_review import figures
+from iclr_repro.pairwise_review.audit import cyclic_triads, flip_rate
+from iclr_repro.pairwise_review.bradley_terry import fit_counts
+from iclr_repro.pairwise_review.cost import CostForecast, forecast, forecast_ratings
+from iclr_repro.pairwise_review.data import (
+    known_citations,
+    load_papers,
+    mean_ratings,
+    read_paperlist,
+    simulate_text_papers,
+)
+from iclr_repro.pairwise_review.embedding import embed_texts
+from iclr_repro.pairwise_review.experiments._judged import make_judge, spearman
+from iclr_repro.pairwise_review.judges import text_reviews
+from iclr_repro.pairwise_review.judging import collect
+from iclr_repro.pairwise_review.language_judge import LanguageModelRater, Reading
+from iclr_repro.pairwise_review.measures import gini as gini_of
+from iclr_repro.pairwise_review.measures import (
+    impact,
+    institution_counts,
+    novelty,
+    overlap,
+    swap_p_value,
+)
+from iclr_repro.pairwise_review.papers import Paper, citation_counts, human_choice, tier_sizes
+from iclr_repro.pairwise_review.rating import break_ties, meta_scores, tie_share
+from iclr_repro.pairwise_review.schedule import PairSchedule
+from iclr_repro.pairwise_review.selection import fill_tiers, select_top
+
+_JUDGE_HELP = "text, untrained, hf:<name> (next token), local:<name> or openai:<name> (text)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VenueTable:
+    """The paper's table for one venue: accepted sets of humans, comparisons, ratings and chance."""
+
+    uses_seeds: ClassVar[bool] = False
+
+    data: DataChoice = parameter(DATA_CHOICE)
+    papers: str | None = parameter("JSON file of paperlists with the venue; null is CoRL 2023")
+    venue: str = parameter("name of the venue, for the prompts")
+    num_papers: int | None = parameter("papers at most; null for all", low=20)
+    comparisons: int | None = parameter("comparisons; null for all ordered pairs", low=1)
+    judge: str = parameter(_JUDGE_HELP)
+    rate: bool = parameter("also run the rating system on the same judge")
+    dry_run: bool = parameter("forecast the cost and ask nothing")
+    base_url: str | None = parameter("of an OpenAI-compatible endpoint")
+    api_key_env: str | None = parameter("environment variable with its key; null for none")
+    answers: str | None = parameter("file of paid answers (SQLite); null keeps one in the run's folder")
+    judgements: str | None = parameter("JSON-lines file of judgements, goes on where it ends; null in the run's folder")
+    concurrency: int = parameter("requests under way at once", low=1)
+    price_input: float = parameter("dollars per million input tokens of an endpoint, not batched", low=0)
+    price_output: float = parameter("dollars per million output tokens of an endpoint, not batched", low=0)
+    budget: int = parameter("tokens shown of a manuscript", low=1)
+    anonymise: bool = parameter("hide names, affiliations, acknowledgements and URLs")
+    swap: bool = parameter("ask both orders of each pair")
+    penalty: float = parameter("lambda", low=0)
+    draws: int = parameter("bootstrap draws, permutations, and random sets (these at least 100)", low=20)
+
+    def run(self, run: Run) -> Result:
+        """Judge, rank, select the venue's own numbers, and set the sets beside each other."""
+        (papers, train), kind = real_or_synthetic(self.data, lambda: self._real(run), lambda: self._synthetic(run))
+        reading = Reading(venue=self.venue, budget=self.budget, blind=self.anonymise)
+        schedule = PairSchedule(len(papers), int(run.rng("pairs").integers(2**62)))
+        num = len(schedule) if self.comparisons is None else min(self.comparisons, len(schedule))
+        found = Measurements()
+        # Whatever could stop the comparison of the sets is found before anything is paid.
+        human, tiers = human_choice(papers), tier_sizes(papers)
+        expected = self._forecast(papers, schedule, num, reading)
+        bill = sum(one.cost_usd for one in expected.values())
+        for system, one in expected.items():
+            for name in ("calls", "input_tokens", "output_tokens", "cost_usd"):
+                found.add_exact(f"forecast/{system}/{name}", getattr(one, name))
+        found.add_exact("forecast/cost_usd", bill)
+        run.log.info("%s: %s comparisons by %s, about %.4g dollars", self.venue, f"{num:,}", self.judge, bill)
+        found.add_exact("n", len(papers))
+        found.add_exact("unknown_citations/n", sum(paper.citations is None for paper in papers))
+        if self.dry_run:
+            return found.result(data=kind)
+        judge, model = make_judge(
+            self.judge, papers, run, train=train, reading=reading, options=self._options(), swap=self.swap
+        )
+        log = self.judgements or (None if self.judge == "text" else run.dir / "judgements.jsonl")
+        judged = collect(judge, papers, schedule, num, log=log)
+        found.add_exact("judge/is_language_model", float(self.judge.startswith(("hf:", "local:", "openai:"))))
+        for name in ("comparisons", "unreadable", "asked_again", "input_tokens", "output_tokens"):
+            found.add_exact(f"judge/{name}", float(getattr(judged, name)))
+        for name, measure in (("flip_rate", flip_rate), ("cyclic_triads", cyclic_triads)):
+            try:
+                share, number = measure(judged.counts)
+            except ValueError as reason:
+                run.log.info("no %s: %s", name, reason)
+            else:
+                found.add(f"judge/{name}", share)
+                found.add_exact(f"judge/{name}/n", number)
+        scores = {"pairwise": fit_counts(judged.counts.unordered(), penalty=self.penalty).beta}
+        if self.rate:
+            ratings = self._ratings(papers, train, model, reading, run)
+            found.add_exact("rating/unusable", float(np.isnan(ratings).sum()))
+            scores["rating"] = np.nan_to_num(ratings, nan=0.0)  # below every rating
+        scores["human_rating"] = mean_ratings(papers)
+        table = self._compare(papers, scores, human, run, found)
+        tables = {"venue": table}
+        if tiers:
+            tables["tiers"] = self._compare_tiers(papers, scores["pairwise"], tiers, found)
+        return found.result(tables=tables, figures={"venue": figures.venue(table)}, data=kind)
+
+    def _real(self, run: Run) -> tuple[list[Paper], list[Paper]]:
+        # The one paper of CoRL 2023 whose citations are unknown is not among the paper's 198; other venues keep them.
+        papers = (
+            known_citations(load_papers("corl2023", find=run.locate))
+            if self.papers is None
+            else read_paperlist(self.papers)
+        )
+        learnt = ("iclr2017", "iclr2018") if self.judge == "text" else ()
+        train = [paper for venue in learnt for paper in load_papers(venue, find=run.locate)]
+        return papers[: self.num_papers], train
+
+    def _synthetic(self, run: Run) -> tuple[list[Paper], list[Paper]]:
+        rng = run.rng("papers")
+        papers = simulate_text_papers(198, rng=rng, prefix="a")[: self.num_papers]
+        return papers, simulate_text_papers(400, rng=rng, prefix="b")
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "base_url": self.base_url,
+            "api_key_env": self.api_key_env,
+            "max_concurrency": self.concurrency,
+            "price_per_million_input": self.price_input,
+            "price_per_million_output": self.price_output,
+            "answers": None if self.answers is None else Path(self.answers),
+        }
+
+    def _forecast(
+        self, papers: Sequence[Paper], schedule: PairSchedule, num: int, reading: Reading
+    ) -> dict[str, CostForecast]:
+        first, second = schedule.pairs(0, num)
+        by_text = self.judge.startswith(("openai:", "local:"))
+        paid = float(self.judge.startswith("openai:"))  # the others run here
+        prices: dict[str, Any] = {
+            "price_per_million_input": paid * self.price_input,
+            "price_per_million_output": paid * self.price_output,
+        }
+        expected = {}
+        if self.rate and by_text:
+            expected["ratings"] = forecast_ratings(papers, reading=reading, review_tokens=_REVIEW_TOKENS, **prices)
+        expected["comparisons"] = forecast(
+            papers,
+            first,
+            second,
+            reading=reading,
+            answering="text" if by_text else "next_token",
+            output_tokens=100.0 if by_text else 1.0,
+            swap=self.swap,
+            **prices,
+        )
+        return expected
+
+    def _ratings(
+        self, papers: Sequence[Paper], train: Sequence[Paper], model: Any, reading: Reading, run: Run
+    ) -> np.ndarray:
+        if self.judge == "text":
+            return meta_scores(text_reviews(train, papers, rng=run.rng("reviews")))
+        if model is None:
+            raise ValueError(f"judge={self.judge} only compares: set rate=false, or use local:<name> or openai:<name>")
+        return LanguageModelRater(model, reading=reading).rate(papers).final
+
+    def _compare(
+        self,
+        papers: Sequence[Paper],
+        scores: dict[str, np.ndarray],
+        human: np.ndarray,
+        run: Run,
+        found: Measurements,
+    ) -> pd.DataFrame:
+        """What humans chose, beside sets of the same size by each rule."""
+        citations, ids = citation_counts(papers), [paper.id for paper in papers]
+        known = ~np.isnan(citations)
+        chosen, k = np.flatnonzero(human), int(human.sum())
+        embedding = embed_texts(papers)
+        places = institution_counts([paper.institutions for paper in papers])
+        measures = {"novelty": lambda members: novelty(embedding, members)}
+        if places.any():
+            measures["gini"] = lambda members: gini_of(places[members].sum(axis=0))
+        sets = {"human": [chosen]}
+        for name, score in scores.items():
+            sets[name] = break_ties(score, k, rng=run.rng(f"ties/{name}"), draws=20)
+            found.add(f"{name}/tie_share", tie_share(score, k))
+            if not np.isnan(correlation := spearman(score[known], citations[known])):
+                found.add(f"{name}/spearman_citations", correlation)
+        rng = run.rng("random")
+        sets["random"] = [rng.permutation(len(papers))[:k] for _ in range(max(self.draws, 100))]
+        rows: dict[str, dict[str, float]] = {}
+        for name, several in sets.items():
+            # A set without any known count has no impact.
+            counted = [citations[members[known[members]]] for members in several if known[members].any()]
+            row = {field: float(np.mean([getattr(impact(c), field) for c in counted])) for field in _IMPACT if counted}
+            row["overlap_human"] = float(np.mean([overlap(members, chosen) for members in several]))
+            for measure, statistic in measures.items():
+                row[measure] = float(np.mean([statistic(members) for members in several]))
+            rows[name] = row
+            samples = _resampled(counted, run.rng(f"bootstrap/{name}"), self.draws)
+            for field, value in row.items():
+                if field in _IMPACT:
+                    found.add_draws(f"{name}/{field}", value, [getattr(impact(one), field) for one in samples])
+                else:
+                    found.add(f"{name}/{field}", value)
+        if "rating" in sets:
+            self._add_difference(found, citations, sets, run)
+        best = select_top(scores["pairwise"], k, ids=ids)
+        for measure, statistic in measures.items():
+            p, _ = swap_p_value(statistic, best, chosen, rng=run.rng(f"swap/{measure}"), draws=self.draws)
+            found.add(f"pairwise_minus_human/{measure}/p_value", p)
+        found.add_exact("chance/overlap_human", k / len(papers))
+        found.add_exact("accepted/n", k)
+        return pd.DataFrame(rows).T.rename_axis("set")
+
+    def _compare_tiers(
+        self, papers: Sequence[Paper], score: np.ndarray, sizes: dict[str, int], found: Measurements
+    ) -> pd.DataFrame:
+        """Citations of the venue's tiers and of those that comparisons fill, of the same sizes."""
+        citations, ids = citation_counts(papers), [paper.id for paper in papers]
+        by_tier: dict[str, dict[str, float]] = {}
+        for tier, members in fill_tiers(select_top(score, sum(sizes.values()), ids=ids), sizes).items():
+            theirs = np.flatnonzero([bool(paper.accepted) and paper.tier == tier for paper in papers])
+            row = by_tier[tier] = {"n": float(len(members))}
+            for name, those in (("pairwise", members), ("human", theirs)):
+                if not np.isnan(citations[those]).all():
+                    outcome = impact(citations, those)
+                    row |= {f"{name}_mean": outcome.mean, f"{name}_median": outcome.median}
+                    found.add(f"{name}/{tier}/mean", outcome.mean)
+        return pd.DataFrame(by_tier).T.rename_axis("tier")
+
+    def _add_difference(
+        self, found: Measurements, citations: np.ndarray, sets: dict[str, list[np.ndarray]], run: Run
+    ) -> None:
+        """Mean citations of the two systems' sets, resampled over all papers; the rating's over its tie-breaks."""
+        n, rng = len(citations), run.rng("bootstrap/difference")
+        share = {
+            name: np.mean([np.isin(np.arange(n), members) for members in sets[name]], axis=0)
+            for name in ("pairwise", "rating")
+        }
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=self.draws)
+        known = np.where(np.isnan(citations), 0.0, citations)
+        counted = ~np.isnan(citations)
+
+        def mean(weights: np.ndarray) -> np.ndarray:
+            total = np.asarray(weights @ counted)
+            return np.divide(weights @ known, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+        draws = mean(counts * share["pairwise"]) - mean(counts * share["rating"])
+        value = float(mean(share["pairwise"]) - mean(share["rating"]))
+        if not np.isnan(value):
+            found.add_draws("pairwise_minus_rating/mean", value, draws)
+
+
+_IMPACT = ("mean", "median", "log_mean")
+_REVIEW_TOKENS = 400.0  # ours, for forecasts
+
+
+def _resampled(sets: list[np.ndarray], rng: np.random.Generator, draws: int) -> list[np.ndarray]:
+    """A set at random (a tie-break, a random choice), and papers of it with replacement."""
+    chosen = [sets[index] for index in rng.integers(len(sets), size=draws)] if sets else []
+    return [values[rng.integers(len(values), size=len(values))] for values in chosen]

@@ -1,0 +1,215 @@
+"""A judge on a local causal language model that reads each first manuscript once for all its comparisons.
+
+Shape letters: B = pairs of a batch, T = tokens of the longest second part, V = vocabulary.
+
+Source: sheet E4 and "Scales" (prefix caching).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from iclr_repro.pairwise_review.judging import BaseJudge, Judgement
+from iclr_repro.pairwise_review.language_judge import Reading
+from iclr_repro.pairwise_review.papers import Paper
+from iclr_repro.pairwise_review.prompts import load_template
+
+_MARK = "\N{SYMBOL FOR GROUP SEPARATOR}"  # where a prompt is cut; in no template, and removed from texts
+
+
+class HFJudge(BaseJudge):
+    """Compares the next-token probabilities of "A" and "B" after "Winner:"; nothing is sampled.
+
+    prob_first = P(A) / (P(A) + P(B)), the mean over both orders where `swap` is set
+
+    Prompt = system message, first manuscript | second manuscript, question. With `reuse_prefix` the part before the bar
+    is read once for all pairs of a call that share the first manuscript, and its keys and values are kept. The two
+    parts are tokenised apart in either case, so that both give the same probabilities up to rounding.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        reading: Reading | None = None,
+        swap: bool = True,
+        batch_size: int = 8,
+        reuse_prefix: bool = True,
+        chat_template: bool = False,
+    ) -> None:
+        """Take over a loaded model.
+
+        Args:
+            model: on its device; set to evaluation mode.
+            tokenizer: the one that belongs to it.
+            name: for records.
+            reading: how papers are shown; its own `count_tokens` counts, an estimate unless another is given.
+            swap: ask both orders.
+            batch_size: pairs read at once, at least 1.
+            reuse_prefix: read the first manuscript once.
+            chat_template: wrap the prompt in the tokenizer's chat template.
+
+        Raises:
+            ValueError: batch_size below 1, no chat template, or A and B have the same token.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if chat_template and not tokenizer.chat_template:
+            raise ValueError(f"the tokenizer of {name} has no chat template: pass chat_template=False")
+        self._reading = reading or Reading()
+        self._template = load_template(self._reading.template_version)
+        order = ", both orders" if swap else ""
+        blind = "" if self._reading.blind else ", not blind"
+        self.name = f"{name}(next_token, prompt {self._template.version}{order}{blind})"
+        self.question = self._template.question_of(self._reading.venue, "next_token")
+        self._model, self._tokenizer = model.eval(), tokenizer
+        self._swap, self._batch_size, self._reuse_prefix = swap, batch_size, reuse_prefix
+        self._chat_template = chat_template
+        # After "Winner:" tokenizers with a token " A" go on with it; after a chat template the answer begins with "A".
+        spellings = ("A", "B") if chat_template else (" A", " B")
+        if any(len(self._tokens(spelling)) > 1 for spelling in spellings):
+            spellings = ("A", "B")
+        self._letters = [self._tokens(spelling)[-1] for spelling in spellings]
+        if self._letters[0] == self._letters[1]:
+            raise ValueError(f"{name} has one token for A and B: it cannot answer by one token")
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str, *, device: str | torch.device = "cpu", dtype: str = "auto", **options: Any
+    ) -> HFJudge:
+        """Load model and tokenizer from a folder, the cache or the hub; `options` are those of the constructor."""
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype).to(device)
+        options.setdefault("chat_template", bool(tokenizer.chat_template))
+        return cls(model, tokenizer, name=name_or_path, **options)
+
+    @classmethod
+    def untrained(cls, *, seed: int = 0, hidden_size: int = 64, layers: int = 2, **options: Any) -> HFJudge:
+        """Make a judge that knows nothing, for tests and timings: a small random Llama with a byte tokenizer."""
+        vocabulary = {symbol: index for index, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+        backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        config = LlamaConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=hidden_size,
+            intermediate_size=4 * hidden_size,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            max_position_embeddings=32_768,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(config)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+        return cls(model, tokenizer, name=f"untrained-{hidden_size}x{layers}-seed{seed}", **options)
+
+    def shown(self, paper: Paper) -> str:
+        """See `BaseJudge`."""
+        return self._reading.show(paper).replace(_MARK, " ")
+
+    def compare_many(self, first: Sequence[Paper], second: Sequence[Paper]) -> list[Judgement]:
+        """See `Judge`.
+
+        Raises:
+            ValueError: a paper without text, or a prompt longer than the model's context.
+        """
+        pairs = list(zip(first, second, strict=True))
+        questions = pairs + [(b, a) for a, b in pairs] if self._swap else pairs
+        shown = {paper.id: self.shown(paper) for pair in pairs for paper in pair}
+        parts = [self._parts(shown[a.id], shown[b.id]) for a, b in questions]
+        log_odds, num_tokens = self._log_odds(parts)
+        probabilities = torch.sigmoid(log_odds).tolist()
+        judgements = []
+        for index in range(len(pairs)):
+            probability, tokens = probabilities[index], num_tokens[index]
+            raw = f"{probability:.6f}"
+            if self._swap:
+                swapped = probabilities[index + len(pairs)]
+                raw, tokens = f"{raw} {swapped:.6f}", tokens + num_tokens[index + len(pairs)]
+                probability = (probability + 1.0 - swapped) / 2
+            judgements.append(Judgement(probability > 0.5, probability, raw=raw, input_tokens=tokens))
+        return judgements
+
+    def _tokens(self, text: str) -> list[int]:
+        tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tokens
+
+    def _parts(self, text_first: str, text_second: str) -> tuple[str, str]:
+        venue = self._reading.venue
+        system, prefix = self._template.system_message(venue), self._template.first_part(text_first)
+        suffix = self._template.second_part(text_second, venue=venue, answering="next_token")
+        if not self._chat_template:
+            return f"{system}\n\n{prefix}", suffix
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": f"{prefix}{_MARK}{suffix}"}]
+        text = str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        before, _, after = text.partition(_MARK)
+        return before, after
+
+    @torch.inference_mode()
+    def _log_odds(self, parts: Sequence[tuple[str, str]]) -> tuple[Float[Tensor, " N"], list[int]]:
+        """Return log P(A) - log P(B) after each prompt, and the tokens of each."""
+        log_odds, num_tokens = torch.empty(len(parts)), [0] * len(parts)
+        order = sorted(range(len(parts)), key=lambda index: (parts[index][0], len(parts[index][1])))
+        for prefix, same in groupby(order, key=lambda index: parts[index][0]):
+            members = list(same)
+            prefix_tokens = self._tokens(prefix)
+            suffixes = {index: self._tokens(parts[index][1]) for index in members}
+            for index, suffix in suffixes.items():
+                num_tokens[index] = len(prefix_tokens) + len(suffix)
+            self._check_length(max(num_tokens[index] for index in members))
+            cache = self._read_prefix(prefix_tokens) if self._reuse_prefix else None
+            for start in range(0, len(members), self._batch_size):
+                batch = members[start : start + self._batch_size]
+                log_odds[batch] = self._score(prefix_tokens, [suffixes[index] for index in batch], cache)
+        return log_odds, num_tokens
+
+    def _read_prefix(self, tokens: list[int]) -> Any:
+        ids = torch.tensor([tokens], device=self._model.device)
+        return self._model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+
+    def _score(self, prefix: list[int], suffixes: list[list[int]], cache: Any) -> Float[Tensor, " B"]:
+        rows = suffixes if cache is not None else [prefix + suffix for suffix in suffixes]
+        # Padded on the right: later tokens are not seen by earlier ones, so that no mask is needed.
+        length = max(map(len, rows))
+        device = self._model.device
+        ids_BT = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
+        last_B = torch.tensor([len(row) - 1 for row in rows], device=device)
+        options: dict[str, Any] = {"use_cache": False}
+        if cache is not None:
+            grown = copy.deepcopy(cache)
+            grown.batch_repeat_interleave(len(rows))
+            options = {"use_cache": True, "past_key_values": grown}
+        hidden_BTD = self._model.base_model(input_ids=ids_BT, **options).last_hidden_state
+        last_BD = hidden_BTD[torch.arange(len(rows), device=device), last_B]
+        logits_BV = self._model.get_output_embeddings()(last_BD).float()
+        return (logits_BV[:, self._letters[0]] - logits_BV[:, self._letters[1]]).cpu()
+
+    def _check_length(self, num_tokens: int) -> None:
+        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and num_tokens > context:
+            raise ValueError(
+                f"a comparison has {num_tokens} tokens, {self.name} holds {context}: lower the budget of a manuscript "
+                f"(now {self._reading.budget})"
+            )

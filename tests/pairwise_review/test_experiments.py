@@ -1,0 +1,170 @@
+"""The venue's table with an endpoint, its forecast, and synthetic stand-ins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.openai_server import API_KEY, MODEL, OpenAIServer, Reply, Request, prompt_of, says
+from iclr_repro import command_line
+from iclr_repro.core.experiment import ParameterError, Result, build
+from support import bare_run
+
+REVIEW = {"summary": "s", "strengths": "s", "weaknesses": "w", "soundness": 3, "presentation": 3, "contribution": 3}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
+    monkeypatch.setenv("OPENAI_API_KEY", API_KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with OpenAIServer(answer) as running:
+        yield running
+
+
+def answer(request: Request) -> Reply:
+    """Prefer the longer text, rate everything 6, the third seed 7."""
+    prompt = prompt_of(request)
+    if "area chair" in prompt:
+        return says('{"overall": 6}')
+    if "Review the manuscript" in prompt:
+        return says(json.dumps({**REVIEW, "overall": 6, "confidence": 4}))
+    first, second = prompt.split("### Manuscript ")[1:]
+    return says(f"Winner: {'A' if len(first) > len(second) else 'B'}")
+
+
+def run(name: str, folder: Path, **changes: Any) -> Result:
+    settings = command_line.checked_settings(command_line.compose(["paper=pairwise_review"]))["experiments"]
+    return build(name, {**settings[name], **changes}).run(bare_run(folder))
+
+
+def table(folder: Path, server: OpenAIServer | None = None, **changes: Any) -> Result:
+    endpoint = {"judge": f"openai:{MODEL}", "base_url": server.base_url} if server else {}
+    few = {"data": "synthetic", "num_papers": 20, "comparisons": 300, "draws": 20}
+    return run("corl_table", folder, **{**few, **endpoint, **changes})
+
+
+def test_a_venue_is_judged_and_rated_by_an_endpoint_once(server: OpenAIServer, tmp_path: Path) -> None:
+    files = {"answers": str(tmp_path / "answers.sqlite"), "judgements": str(tmp_path / "judgements.jsonl")}
+    found = table(tmp_path, server, **files)
+    assert found.metrics["judge/comparisons"] == 300
+    assert found.metrics["rating/tie_share"] == 1.0  # all papers have the same rating
+    assert "rating/spearman_citations" not in found.metrics
+    assert {"human", "pairwise", "rating", "random"} <= set(found.tables["venue"].index)
+    assert len(server.requests) == 300 + 4 * 20
+    again = table(tmp_path, server, **files)
+    assert len(server.requests) == 300 + 4 * 20
+    assert again.metrics["pairwise/mean"] == found.metrics["pairwise/mean"]
+
+
+def test_a_dry_run_asks_nothing(server: OpenAIServer, tmp_path: Path) -> None:
+    found = table(tmp_path, server, dry_run=True, comparisons=None)
+    assert server.requests == []
+    assert (found.metrics["forecast/comparisons/calls"], found.metrics["forecast/ratings/calls"]) == (380, 80)
+    assert found.metrics["forecast/ratings/cost_usd"] > 0
+    assert 0 < found.metrics["forecast/cost_usd"] < 1
+
+
+def test_judges_that_run_here_cost_nothing(tmp_path: Path) -> None:
+    for judge in ("text", "untrained", "hf:some-model", "local:some-model"):
+        assert table(tmp_path, judge=judge, dry_run=True).metrics["forecast/cost_usd"] == 0
+
+
+def listed(path: Path, statuses: dict[str, int], *, citations: int | None = None) -> str:
+    """A file of paperlists with so many papers of each status, some with unknown citations."""
+    every = [status for status, number in statuses.items() for _ in range(number)]
+    rows = [
+        {
+            "id": f"p{index}",
+            "title": f"Title of paper {index}",
+            "abstract": "word " * (index + 1),
+            "status": status,
+            "rating": "5;6",
+            "gs_citation": citations if citations is not None else (-1 if index % 4 == 0 else index),
+            "aff_unique_norm": f"Institute {index % 5};Institute {index % 3}",
+        }
+        for index, status in enumerate(every)
+    ]
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+def test_a_list_of_main_and_findings_is_judged(server: OpenAIServer, tmp_path: Path) -> None:
+    statuses = {"Long Main": 6, "Short Main": 3, "Long Findings": 8, "Short Findings": 4, "Reject": 1}
+    options = {"data": "real", "papers": listed(tmp_path / "emnlp.json", statuses), "venue": "EMNLP 2023"}
+    found = table(tmp_path, server, **options, num_papers=None, comparisons=200)
+    assert (found.metrics["n"], found.metrics["accepted/n"], found.metrics["unknown_citations/n"]) == (22, 9, 6)
+    assert list(found.tables["tiers"].index) == ["main", "findings"]
+    assert found.tables["tiers"]["n"].tolist() == [9, 12]
+    assert found.metrics["judge/is_language_model"] == 1.0
+    assert found.intervals["pairwise/median"][0] < found.intervals["pairwise/median"][1]
+    assert "pairwise/novelty" not in found.intervals
+    found.check()
+
+
+def test_a_list_with_top_shares_has_their_tiers(server: OpenAIServer, tmp_path: Path) -> None:
+    statuses = {"Top-5%": 2, "Top-25%": 3, "Poster": 6, "Reject": 15}
+    options = {"data": "real", "papers": listed(tmp_path / "iclr.json", statuses), "venue": "ICLR 2023"}
+    found = table(tmp_path, server, **options, num_papers=None, comparisons=200)
+    assert found.tables["tiers"]["n"].to_dict() == {"oral": 2, "spotlight": 3, "poster": 6}
+    assert table(tmp_path).metrics["judge/is_language_model"] == 0.0  # the text regression
+
+
+@pytest.mark.parametrize(
+    ("statuses", "citations", "message"),
+    [
+        ({"Oral": 3, "Accept": 5, "Reject": 14}, None, "5 of 8 accepted papers are in no tier.*'Accept'"),
+        ({"Accept": 22}, None, "humans chose 0 of 22"),
+        ({"Poster": 22}, None, "humans chose 22 of 22"),
+        ({"Poster": 1, "Reject": 21}, None, "humans chose 1 of 22"),
+        ({"Poster": 8, "Reject": 14}, -1, "none of the 8 papers that humans chose"),
+    ],
+)
+def test_lists_that_cannot_be_compared_are_refused_before_a_call(
+    server: OpenAIServer, tmp_path: Path, statuses: dict[str, int], citations: int | None, message: str
+) -> None:
+    papers = listed(tmp_path / "list.json", statuses, citations=citations)
+    with pytest.raises(ValueError, match=message):
+        table(tmp_path, server, data="real", papers=papers, num_papers=None)
+    assert server.requests == []
+
+
+def test_a_list_without_tiers_has_no_table_of_them(server: OpenAIServer, tmp_path: Path) -> None:
+    papers = listed(tmp_path / "list.json", {"Accept": 8, "Reject": 14})
+    assert set(table(tmp_path, server, data="real", papers=papers, num_papers=None).tables) == {"venue"}
+
+
+def test_a_judge_that_only_compares_cannot_rate(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="only compares: set rate=false"):
+        table(tmp_path, judge="untrained", comparisons=2, budget=20)
+    found = table(tmp_path, judge="untrained", comparisons=25, budget=20, rate=False)
+    assert found.metrics["judge/comparisons"] == 25
+    with pytest.raises(ValueError, match="judge must be text, untrained"):
+        table(tmp_path, judge="oracle")
+
+
+@pytest.mark.parametrize("name", ["replay", "text_judge", "cost", "language_judge"])
+def test_synthetic_data_stand_in_and_say_so(name: str, tmp_path: Path) -> None:
+    sizes: dict[str, dict[str, Any]] = {
+        "replay": {"num_papers": 60, "runs": 1, "budgets": [16], "judge_aware": 16},
+        "text_judge": {"num_papers": 60, "draws": 20},
+        "language_judge": {"num_papers": 3, "comparisons": 2, "budget": 30},
+    }
+    found = run(name, tmp_path, data="synthetic", **sizes.get(name, {}))
+    found.check()
+    assert found.data == "synthetic"
+
+
+def test_simulated_results_depend_on_the_seed_alone(tmp_path: Path) -> None:
+    one, other = (run("selection", tmp_path, n=60, budgets=[8, 64]).metrics for _ in range(2))
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_headline_without_a_budget_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="headline and parity must be among the budgets"):
+        run("selection", tmp_path, headline=3)
