@@ -35,7 +35,7 @@ def time_first(array: np.ndarray) -> np.ndarray:
     return np.swapaxes(array, 0, 1)
 
 
-# --- ops_*.npz: the authors' code with prescribed draws ----------------------------------------------------------------
+# --- ops_*.npz: the authors' code with prescribed draws ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("prefix", ["u", "b"])
@@ -75,7 +75,7 @@ def test_place_cells(case: Case) -> None:
 def golden_network(case: Case, kind: str) -> Network:
     """The network with the file's weights."""
     shape = case["u_inputs"].shape[-1], case[f"{kind}_w_encoder"].shape[0], len(case["pc_centers"])
-    options = {"leak": float(case["dt_over_tau"]), "sigma_step": float(case["sigma_step"])}
+    options: Any = {"leak": float(case["dt_over_tau"]), "sigma_step": float(case["sigma_step"])}
     network: Network = NoisyRNN(*shape, **options) if kind == "rnn" else NoisyGRU(*shape, **options)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -109,16 +109,14 @@ def test_networks(case: Case, kind: str, noisy: bool) -> None:
     network = golden_network(case, kind)
     cells = PlaceCells(tensor(case["pc_centers"]), sigma_m=float(case["sigma_sp"]))
     noise = tensor(case["noise_unit"]) * (1.0 if noisy else 0.0)
-    found = network(
-        tensor(time_first(case["u_inputs"])), tensor(case["pc_init_act"]), unit_noise_TBN=noise.clone()
-    )
+    found = network(tensor(time_first(case["u_inputs"])), tensor(case["pc_init_act"]), unit_noise_TBN=noise.clone())
     loss = F.mse_loss(found.output, cells.encode(tensor(time_first(case["u_targets"]))))
     prefix = f"{kind}_{'noisy' if noisy else 'noiseless'}"
     assert_close_to_largest(found.hidden.transpose(0, 1), case[f"{prefix}_h"])
     assert_close_to_largest(found.output.transpose(0, 1), case[f"{prefix}_y"])
     assert loss.item() == pytest.approx(float(case[f"{prefix}_loss"]), rel=1e-5)
     if noisy:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None
             assert_close_to_largest(parameter.grad, golden_weight(case, f"{kind}_grad", name, kind))

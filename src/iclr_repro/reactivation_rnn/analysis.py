@@ -76,9 +76,7 @@ class PrincipalComponents:
         return np.asarray((hidden - self.mean) @ self.axes)
 
 
-def bearing_kl(
-    quiescent: np.ndarray, active: np.ndarray, *, num_bins: int = 36, floor: float = 1e-12
-) -> float:
+def bearing_kl(quiescent: np.ndarray, active: np.ndarray, *, num_bins: int = 36, floor: float = 1e-12) -> float:
     """Return KL(q || p) in nats of the histograms of bearings on [-pi, pi], `floor` added to the frequencies of q.
 
     Where p has an empty bin that q visits, the result is infinite: it is refused.
@@ -88,7 +86,9 @@ def bearing_kl(
     """
     q, p = (np.histogram(part, bins=num_bins, range=(-np.pi, np.pi))[0] / part.size for part in (quiescent, active))
     if (p[q > 0] == 0).any():
-        raise ValueError(f"active: {int((p == 0).sum())} of {num_bins} bins are empty: use more trajectories or fewer bins")
+        raise ValueError(
+            f"active: {int((p == 0).sum())} of {num_bins} bins are empty: use more trajectories or fewer bins"
+        )
     q = q + floor
     kept = p > 0
     return float((q[kept] * np.log(q[kept] / p[kept])).sum())

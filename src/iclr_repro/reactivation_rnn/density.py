@@ -17,7 +17,7 @@ _PAIRS_AT_ONCE = 2_000_000  # of kernel evaluations: memory and cache
 
 
 def scott_factor(num_points: int, num_dims: int) -> float:
-    """Return n^(-1/(d+4)). Example: scott_factor(20000, 2) is 0.192."""
+    """Return Scott's bandwidth factor, n^(-1/(d+4)). Example: 0.192 for 20,000 points in 2 dimensions."""
     return float(num_points ** (-1 / (num_dims + 4)))
 
 
@@ -76,8 +76,37 @@ class KernelDensity:
         return chosen + rng.standard_normal((num, self.num_dims)) @ self._root.T
 
 
+class RaisedDensity:
+    """p^power / Z of a kernel density on the plane, Z by the midpoint rule on a square grid.
+
+    With power 2/c it is what quiescence with variance factor c should sample.
+
+    Args:
+        density: p, of two dimensions.
+        power: > 0.
+        side_m: of the square, centred at 0, that holds nearly all of p.
+        num: midpoints a side.
+    """
+
+    def __init__(self, density: KernelDensity, power: float, *, side_m: float, num: int = 80) -> None:
+        if not power > 0.0:
+            raise ValueError(f"power: got {power}, expected > 0")
+        self._density, self._power = density, power
+        middles = side_m * ((np.arange(num) + 0.5) / num - 0.5)
+        grid = np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
+        self._norm = float((density.pdf(grid) ** power).sum() * (side_m / num) ** 2)
+
+    def pdf(self, at: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
+        """Return the density at points."""
+        return np.asarray(self._density.pdf(at) ** self._power / self._norm)
+
+
 def kl_divergence(
-    quiescent: KernelDensity, active: KernelDensity, *, rng: np.random.Generator, num_samples: int = 2500
+    quiescent: KernelDensity,
+    active: KernelDensity | RaisedDensity,
+    *,
+    rng: np.random.Generator,
+    num_samples: int = 2500,
 ) -> float:
     """Estimate KL(q || p) in nats: the mean over x ~ q of log clip(q(x) / p(x), 1e-7, 1e7).
 

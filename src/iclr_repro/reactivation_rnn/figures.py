@@ -62,7 +62,9 @@ def trajectory_grid(
         num_steps: of each.
     """
     phases = [p for p in ("active", "quiescent", "+ noise") if any(f"{name} {p}" in decoded for name in nets)]
-    made, axes = figure(width=1.9 * len(nets) + 0.6, height=1.95 * len(phases) + 0.4, nrows=len(phases), ncols=len(nets))
+    made, axes = figure(
+        width=1.9 * len(nets) + 0.6, height=1.95 * len(phases) + 0.4, nrows=len(phases), ncols=len(nets)
+    )
     for row, phase in zip(axes, phases, strict=True):
         for ax, name in zip(row, nets, strict=True):
             key = f"{name} {phase}"
@@ -94,7 +96,7 @@ def occupancy_grid(decoded: Mapping[str, np.ndarray], *, nets: Sequence[str], si
     made, axes = figure(width=1.9 * len(nets) + 1.1, height=4.1, nrows=2, ncols=len(nets))
     edges = np.linspace(-side_m / 2, side_m / 2, 34)
     densities = {
-        key: np.histogram2d(*decoded[key].reshape(-1, 2).T, bins=[edges, edges], density=True)[0]
+        key: np.histogram2d(*_columns(decoded[key]), bins=[edges, edges], density=True)[0]
         for key in (f"{name} {phase}" for name in nets for phase in phases)
     }
     highest = max(float(np.quantile(density, 0.995)) for density in densities.values())
@@ -134,7 +136,7 @@ def kl_matrix(table: pd.DataFrame) -> Figure:
 def exploration(
     late: Mapping[str, np.ndarray], quiescent: Mapping[str, np.ndarray], active: Mapping[str, np.ndarray]
 ) -> Figure:
-    """Variance of the output by trajectory (Fig. 2f), and mean step distance by trajectory (Fig. C.4), both in log scale.
+    """Variance of the output (Fig. 2f) and mean step distance (Fig. C.4) of each trajectory, both in log scale.
 
     Args:
         late: net -> quiescent positions [T, B, 2] whose variance is measured.
@@ -144,7 +146,9 @@ def exploration(
     made, axes = figure(width=8.4, height=3.2, ncols=2, width_ratios=(1, 2))
     variances = {name: positions.var(axis=0, ddof=1).sum(axis=-1) for name, positions in late.items()}
     steps = {f"{title_of(name)}\nactive": step_distances(positions).mean(axis=0) for name, positions in active.items()}
-    steps |= {f"{title_of(name)}\nquiet": step_distances(positions).mean(axis=0) for name, positions in quiescent.items()}
+    steps |= {
+        f"{title_of(name)}\nquiet": step_distances(positions).mean(axis=0) for name, positions in quiescent.items()
+    }
     _boxes(axes[0, 0], {title_of(name): values for name, values in variances.items()})
     _boxes(axes[0, 1], dict(sorted(steps.items(), key=lambda item: ("unbiased" not in item[0], item[0]))))
     axes[0, 0].set_ylabel("variance of a quiescent trajectory (m²)")
@@ -164,7 +168,7 @@ def principal_components(variances: pd.DataFrame, projections: Mapping[str, Mapp
         column[0].set_title(title_of(name), fontsize=8)
         limits = _limits(projections[name]["active"])
         for ax, phase in zip(column[1:], ("active", "quiescent"), strict=True):
-            counts, x, y = np.histogram2d(*projections[name][phase].reshape(-1, 2).T, bins=40, range=[limits] * 2)
+            counts, x, y = np.histogram2d(*_columns(projections[name][phase]), bins=40, range=[limits] * 2)
             ax.pcolormesh(x, y, counts.T, cmap="viridis")
             ax.grid(visible=False)
             ax.set(xticks=[], yticks=[], aspect="equal")
@@ -268,7 +272,9 @@ def temperatures(table: pd.DataFrame) -> Figure:
     ax = axes[0, 0]
     for number, name in enumerate(dict.fromkeys(table.columns.get_level_values(0))):
         for reference, style in (("p", "-o"), ("p^(2/c)", "--s")):
-            ax.plot(table.index, table[name, reference], style, color=COLORS[number], label=f"{title_of(name)}: {reference}")
+            ax.plot(
+                table.index, table[name, reference], style, color=COLORS[number], label=f"{title_of(name)}: {reference}"
+            )
     ax.set_xscale("log", base=2)
     ax.set(xlabel="variance factor c", ylabel="KL of quiescent positions (nats)", ylim=(0.0, None))
     ax.legend(fontsize=7, frameon=False)
@@ -277,7 +283,11 @@ def temperatures(table: pd.DataFrame) -> Figure:
 
 def replay(table: pd.DataFrame) -> Figure:
     """Speed over waking, share of the box that a trajectory visits, and KL, by kind of dynamics; index dynamics."""
-    columns = {"speed_ratio": "step over waking step", "occupied": "share of the box visited", "kl": "KL to active (nats)"}
+    columns = {
+        "speed_ratio": "step over waking step",
+        "occupied": "share of the box visited",
+        "kl": "KL to active (nats)",
+    }
     made, axes = figure(width=8.4, height=0.9 + 0.3 * len(table), ncols=len(columns), sharey=True)
     y = np.arange(len(table))
     for ax, (column, label) in zip(axes[0], columns.items(), strict=True):
@@ -317,6 +327,10 @@ def _boxes(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
     ax.boxplot([np.maximum(each, 1e-7) for each in values.values()], widths=0.6, flierprops={"markersize": 2})
     ax.set_yscale("log")
     ax.set_xticks(range(1, len(values) + 1), list(values), fontsize=6, rotation=40, ha="right")
+
+
+def _columns(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return points[..., 0].ravel(), points[..., 1].ravel()
 
 
 def _limits(points: np.ndarray) -> tuple[float, float]:

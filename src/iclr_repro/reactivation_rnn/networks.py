@@ -104,7 +104,9 @@ class _NoisyNetwork(nn.Module):
             ValueError: there is no generator.
         """
         if generator is None:
-            raise ValueError("generator: None, expected a torch.Generator, for the noise of a network with sigma_step > 0")
+            raise ValueError(
+                "generator: None, expected a torch.Generator, for the noise of a network with sigma_step > 0"
+            )
         drawn = torch.empty(shape, dtype=like.dtype, device=generator.device)
         if self.noise_law == "gaussian":
             drawn.normal_(0.0, sigma_step, generator=generator)
@@ -157,8 +159,9 @@ class NoisyRNN(_NoisyNetwork):
 
 
 class NoisyGRU(_NoisyNetwork):
-    """The gated network: r_{t+1} = r_t + a (1 - z)(tanh(Wr_rec (g r_t) + Wr_in x_t) - r_t) + sigma_step xi_t (A.3 - A.6).
+    """The gated network (A.3 - A.6).
 
+    r_{t+1} = r_t + a (1 - z)(tanh(Wr_rec (g r_t) + Wr_in x_t) - r_t) + sigma_step xi_t,
     z and g are sigmoids of their own weights times r_t and x_t; there are no biases. For arguments and errors see
     `NoisyRNN`.
     """

@@ -1,7 +1,7 @@
 """The recurrences as one autograd operation each: the loop touches the state only (sheet 2.7).
 
-Input drive and noise of all steps are made beforehand, and the gradients of the recurrent weights are one matrix product
-each after the backward loop, in place of one a step.
+Input drive and noise of all steps are made beforehand; the gradients of the recurrent weights are one matrix product
+each after the backward loop.
 
 Shape letters: T = steps, B = trajectories, N = units.
 """
@@ -89,7 +89,7 @@ class _ReluScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_TBN: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_TBN: Tensor) -> tuple[Tensor | None, ...]:
         start_BN, states_TBN, rates_TBN, weight_NN = ctx.saved_tensors
         leak = ctx.leak
         pre_TBN = (rates_TBN > 0).to(grad_TBN.dtype).mul_(leak)  # becomes the gradient of W r + drive
@@ -133,7 +133,7 @@ class _GRUScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_TBN: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_TBN: Tensor) -> tuple[Tensor | None, ...]:
         start_BN, states_TBN, gates_TBM, candidates_TBN, gate_weight_MN, weight_NN = ctx.saved_tensors
         leak, num_units = ctx.leak, start_BN.shape[1]
         before_TBN = torch.cat([start_BN.unsqueeze(0), states_TBN[:-1]])

@@ -1,4 +1,4 @@
-"""The theory of the paper in float64: the score, the chain of bounds, its minimisers, and Langevin sampling (sheet 2.1).
+"""The theory of the paper in float64: score, chain of bounds, minimisers, Langevin sampling (sheet 2.1).
 
 Symbols as in the paper: r the state, D the readout, eta ~ N(0, dt I), f the target, J its Jacobian, ds_ = (ds/dt) dt.
 Shape letters: K = components, d = dimensions, m = points, E = draws of the noise.
@@ -37,7 +37,9 @@ class GaussianMixture:
     def __post_init__(self) -> None:
         """Refuse what is no distribution."""
         if self.means.ndim != 2 or self.weights.shape != self.means.shape[:1]:
-            raise ValueError(f"mixture: weights {self.weights.shape}, means {self.means.shape}; expected [K] and [K, d]")
+            raise ValueError(
+                f"mixture: weights {self.weights.shape}, means {self.means.shape}; expected [K] and [K, d]"
+            )
         if not (np.all(self.weights > 0.0) and math.isclose(self.weights.sum(), 1.0, rel_tol=1e-9)):
             raise ValueError(f"weights: got {self.weights.tolist()}, expected positive numbers that sum to 1")
         if not self.variance > 0.0:
@@ -132,7 +134,7 @@ def bounds(
 def optimal_signal_update(
     readout: Float[np.ndarray, "o d"], target_change: Float[np.ndarray, " o"]
 ) -> Float[np.ndarray, " d"]:
-    """Return dr2* = D^+ J ds_ (Eq. 17). Its loss is 0 where D has full row rank; with more outputs than units it is not."""
+    """Return dr2* = D^+ J ds_ (Eq. 17). Its loss is 0 where D has full row rank, not with more outputs than units."""
     return np.asarray(np.linalg.pinv(readout) @ target_change)
 
 

@@ -17,8 +17,6 @@ from iclr_repro.reactivation_rnn.trajectories import Trajectories
 Schedule = Literal["constant", "one_cycle"]
 Draw = Callable[[int], Trajectories]
 
-_BATCHES_A_DRAW = 16  # trajectories of so many batches are simulated together: the loop over steps costs the same
-
 
 class PathIntegration:
     """A `core.loop.Learner`: a step is one update by Adam on a batch of fresh trajectories.
@@ -34,6 +32,7 @@ class PathIntegration:
         schedule: "constant" as in the paper, or "one_cycle": 10 % warm-up from a tenth, then down to a 300th.
         steps: of the whole training; the cycle needs it.
         generator: of the networks' noise.
+        batches_a_draw: trajectories of so many batches are drawn together: the loop over steps costs nearly the same.
 
     Raises:
         ValueError: an unknown schedule, or a number out of range.
@@ -50,6 +49,7 @@ class PathIntegration:
         schedule: Schedule,
         steps: int,
         generator: torch.Generator,
+        batches_a_draw: int = 16,
     ) -> None:
         if schedule not in get_args(Schedule):
             raise ValueError(f"schedule: got {schedule!r}, expected one of {', '.join(get_args(Schedule))}")
@@ -57,11 +57,17 @@ class PathIntegration:
             raise ValueError(f"batch_size, learning_rate: got {batch_size}, {learning_rate}, expected >= 1 and > 0")
         self.network, self.cells = network, cells
         self._draw, self._batch_size, self._generator = draw, batch_size, generator
+        self._batches_a_draw = batches_a_draw
         self._optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
         self._scheduler = None
         if schedule == "one_cycle":
             self._scheduler = torch.optim.lr_scheduler.OneCycleLR(
-                self._optimizer, max_lr=learning_rate, total_steps=steps, pct_start=0.1, div_factor=10, final_div_factor=30
+                self._optimizer,
+                max_lr=learning_rate,
+                total_steps=steps,
+                pct_start=0.1,
+                div_factor=10,
+                final_div_factor=30,
             )
         self._drawn: list[Tensor] = []  # start [B', D], inputs and targets [T, B', D] of trajectories not yet used
 
@@ -71,7 +77,7 @@ class PathIntegration:
         activity = self.network(inputs_TBD, self.cells.encode(start_BD), generator=self._generator)
         loss = F.mse_loss(activity.output, self.cells.encode(targets_TBD))
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimizer.step()
         if self._scheduler is not None:
             self._scheduler.step()
@@ -101,7 +107,7 @@ class PathIntegration:
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Take the next batch of those drawn, drawing more where none is left."""
         if not self._drawn:
-            fresh = self._draw(_BATCHES_A_DRAW * self._batch_size)
+            fresh = self._draw(self._batches_a_draw * self._batch_size)
             self._drawn = [
                 torch.from_numpy(part.astype(np.float32)) for part in (fresh.start, fresh.inputs, fresh.targets)
             ]

@@ -32,7 +32,7 @@ class Arena:
         speed_scale: scale b of the Rayleigh distribution of speed in m/s; its mean is b sqrt(pi/2). The paper prints
             0.2, the authors' code has 0.26 pi.
         drift: pull towards the anchor, 0 for the unbiased task.
-        drift_law: "per_step" moves by drift (anchor - p) a step, as the authors' code does; "per_second" by dt times it.
+        drift_law: "per_step" moves by drift (anchor - p) a step, as in the authors' code; "per_second" by dt times it.
         anchor: where the drift pulls to, in m.
         start_range: positions before the first step are uniform in the "box", as in the authors' code, or on a square
             of "double" its side, as printed in the paper.
@@ -91,7 +91,11 @@ class Trajectories:
 
     def __post_init__(self) -> None:
         """Refuse what no network can be trained on."""
-        if self.inputs.ndim != 3 or self.inputs.shape != self.targets.shape or self.start.shape != self.inputs.shape[1:]:
+        if (
+            self.inputs.ndim != 3
+            or self.inputs.shape != self.targets.shape
+            or self.start.shape != self.inputs.shape[1:]
+        ):
             shapes = f"start {self.start.shape}, inputs {self.inputs.shape}, targets {self.targets.shape}"
             raise ValueError(f"trajectories: got {shapes}, expected [B, D], [T, B, D] and [T, B, D]")
         check_num_steps(len(self.inputs))
@@ -259,5 +263,5 @@ def turn(
 
 
 def wrap_angle(angle: np.ndarray) -> np.ndarray:
-    """Return angles in [-pi, pi). Example: wrap_angle(3.5 pi) is -0.5 pi."""
+    """Return the angle in [-pi, pi) of the same direction. Example: 3.5 pi gives -0.5 pi."""
     return (angle + np.pi) % (2 * np.pi) - np.pi

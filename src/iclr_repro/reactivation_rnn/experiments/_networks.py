@@ -30,7 +30,16 @@ from iclr_repro.reactivation_rnn.trajectories import (
 )
 
 # What the weights of a trained network depend on, besides the core.
-_TRAINING_SOURCES = ("cells", "data", "networks", "quiescence", "scan", "training", "trajectories", "experiments/_networks")
+_TRAINING_SOURCES = (
+    "cells",
+    "data",
+    "networks",
+    "quiescence",
+    "scan",
+    "training",
+    "trajectories",
+    "experiments/_networks",
+)
 LEAK = 0.2  # dt / tau, table A.1
 EVALUATIONS = 8  # of the test loss during a training
 
@@ -215,7 +224,7 @@ def trained_once(
 
 
 def decoding_error(decoded: np.ndarray, targets: np.ndarray) -> float:
-    """Return the mean distance of decoded and true values over all steps and trajectories; of bearings, the short way."""
+    """Return the mean distance of decoded and true values over steps and trajectories; of bearings, the short way."""
     off = decoded - targets
     if off.shape[-1] == 1:
         return float(np.abs(wrap_angle(off)).mean())
@@ -238,4 +247,3 @@ def _sources() -> dict[str, str]:
 
 def _trains(key: str) -> bool:
     return any(key.endswith(f"/{name}.py") for name in _TRAINING_SOURCES)
-

@@ -76,9 +76,7 @@ class Spatial(OfNavigation):
             name: self.trained(run, name, cells, _first(tests[KINDS[name].behaviour], self.trajectories))
             for name in self.nets
         }
-        active = {
-            name: self._active(run, found, name, net, tests[KINDS[name].behaviour]) for name, net in nets.items()
-        }
+        active = {name: self._active(run, found, name, net, tests[KINDS[name].behaviour]) for name, net in nets.items()}
         quiescent = {
             name: self._quiescent(run, found, name, net, tests[KINDS[name].behaviour]) for name, net in nets.items()
         }
@@ -110,7 +108,7 @@ class Spatial(OfNavigation):
             figures={
                 "learning": figures.learning_curves(curves),
                 "trajectories": figures.trajectory_grid(
-                    {**decoded, **{f"{name.removesuffix('_noise')} + noise": pool for name, pool in noisy_pools.items()}},
+                    decoded | {f"{name.removesuffix('_noise')} + noise": pool for name, pool in noisy_pools.items()},
                     nets=self.nets,
                     side_m=SIDE_M,
                     num=_SHOWN,
@@ -201,19 +199,22 @@ class Spatial(OfNavigation):
         rng = run.rng("kl")
         columns = {name: self._density(pool, rng) for name, pool in active.items()}
         rows = {name: self._density(pool, rng) for name, pool in quiescent.items()}
-        table = pd.DataFrame(index=[*rows, "uniform"], columns=list(columns), dtype=float).rename_axis(index="quiescent")
+        table = pd.DataFrame(index=[*rows, "uniform"], columns=list(columns), dtype=float).rename_axis(
+            index="quiescent"
+        )
         for column, p in columns.items():
             for row, q in rows.items():
-                table.loc[row, column] = kl_divergence(q, p, rng=rng, num_samples=self.kl_samples)
-            options = {"side_m": SIDE_M, "rng": rng, "num_samples": self.kl_samples}
-            table.loc["uniform", column] = kl_from_uniform(p, **options)
-            found.add(f"kl_official/uniform/{column}", kl_from_uniform(p, **options, official=True))
+                value = kl_divergence(q, p, rng=rng, num_samples=self.kl_samples)
+                found.add(f"kl/{row}/{column}", value)
+                table.loc[row, column] = value
+            for official, key in ((False, "kl"), (True, "kl_official")):
+                value = kl_from_uniform(p, side_m=SIDE_M, rng=rng, num_samples=self.kl_samples, official=official)
+                found.add(f"{key}/uniform/{column}", value)
+            table.loc["uniform", column] = found.metrics[f"kl/uniform/{column}"]
             for other, p_other in columns.items():
                 if other != column:
                     value = kl_divergence(p_other, p, rng=rng, num_samples=self.kl_samples)
                     found.add(f"kl_active/{other}/{column}", value)
-            for row in table.index:
-                found.add(f"kl/{row}/{column}", float(table.loc[row, column]))
         return table
 
     def _density(self, pool_TB2: np.ndarray, rng: np.random.Generator) -> KernelDensity:
@@ -231,7 +232,7 @@ class Spatial(OfNavigation):
     def _principal_components(
         self, run: Run, found: Measurements, nets: dict[str, Trained], tests: dict[str, Trajectories]
     ) -> Profiles:
-        """Cumulative variance of active and quiescent states, each in its own components; projections on active ones."""
+        """Cumulative variance of states, each phase in its own components; projections on the active ones."""
         columns, projections = {}, {}
         for name, net in nets.items():
             test = _first(tests[KINDS[name].behaviour], self.pca_trajectories)
@@ -273,7 +274,9 @@ def own_factor(name: str) -> float:
     return 1.0 if KINDS[name].gated else 2.0
 
 
-def density_of(pool_TB2: np.ndarray, *, num: int | None, rng: np.random.Generator, num_pool: int | None = None) -> KernelDensity:
+def density_of(
+    pool_TB2: np.ndarray, *, num: int | None, rng: np.random.Generator, num_pool: int | None = None
+) -> KernelDensity:
     """Return the density of all positions of a pool, from `num` of them but with the bandwidth factor of all.
 
     A pool that stands still is jittered by 0.1 mm, since its covariance is singular.
