@@ -49,8 +49,8 @@ def test_windows_do_not_cross_gaps() -> None:
 def test_windows_are_turned_and_mirrored_in_eight_ways() -> None:
     path = recording()
     found = path.windows(400, 10, rng=np.random.default_rng(0))
-    np.testing.assert_allclose(found.start + np.cumsum(found.inputs, axis=0), found.targets)
-    directions = {tuple(np.sign(step.round(9)).astype(int)) for step in found.inputs[0]}
+    np.testing.assert_allclose(found.start + np.cumsum(found.inputs, axis=0), found.targets, atol=1e-12)
+    directions = {tuple(np.sign(step.round(9)).astype(int).tolist()) for step in found.inputs[0]}
     assert directions == {(1, 0), (-1, 0), (0, 1), (0, -1)}
     assert np.abs(found.targets).max() <= 1.1
     curved = Path2D(np.stack([np.linspace(0, 1, 30) ** 2, np.linspace(0, 0.5, 30)], axis=1), np.ones(30, dtype=bool))

@@ -88,7 +88,7 @@ class RaisedDensity:
         num: midpoints a side.
     """
 
-    def __init__(self, density: KernelDensity, power: float, *, side_m: float, num: int = 80) -> None:
+    def __init__(self, density: KernelDensity, power: float, *, side_m: float, num: int = 120) -> None:
         if not power > 0.0:
             raise ValueError(f"power: got {power}, expected > 0")
         self._density, self._power = density, power

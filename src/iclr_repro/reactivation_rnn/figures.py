@@ -66,12 +66,13 @@ def trajectory_grid(
         width=1.9 * len(nets) + 0.6, height=1.95 * len(phases) + 0.4, nrows=len(phases), ncols=len(nets)
     )
     for row, phase in zip(axes, phases, strict=True):
+        labelled = False
         for ax, name in zip(row, nets, strict=True):
             key = f"{name} {phase}"
-            _box(ax, side_m)
             if key not in decoded:
                 ax.set_axis_off()
                 continue
+            _box(ax, side_m)
             for k in range(min(num, decoded[key].shape[1])):
                 path = decoded[key][:num_steps, k].copy()
                 color = COLORS[k % len(COLORS)]
@@ -80,9 +81,11 @@ def trajectory_grid(
                 ax.plot(*decoded[key][0, k], "x", markersize=3, color=color)
             if phase == "+ noise":  # its steps are nearly all jumps
                 ax.scatter(*decoded[key][:num_steps, :num].reshape(-1, 2).T, s=0.6, color="0.4", linewidths=0)
-            if row is axes[0]:
+            if phase == phases[0]:
                 ax.set_title(title_of(name), fontsize=8)
-        row[0].set_ylabel("quiescent + noise" if phase == "+ noise" else phase, fontsize=8)
+            if not labelled:
+                ax.set_ylabel("quiescent + noise" if phase == "+ noise" else phase, fontsize=8)
+                labelled = True
     axes[-1, -1].annotate(
         f"first {num_steps} steps; steps over {_JUMP_M} m are not drawn",
         (1.0, -0.03), xycoords="axes fraction", ha="right", va="top", fontsize=6,

@@ -163,7 +163,7 @@ class ScoreAlignment(_OfTrained):
                 q = density_of(decoded, num=self.kde_points, rng=rng)
                 references: dict[str, KernelDensity | RaisedDensity] = {
                     "p": p,
-                    "p^(2/c)": RaisedDensity(p, 2 / factor, side_m=1.1 * SIDE_M),
+                    "p^(2/c)": RaisedDensity(p, 2 / factor, side_m=1.5 * SIDE_M),
                 }
                 for reference, density in references.items():
                     value = kl_divergence(q, density, rng=rng, num_samples=self.kl_samples)
