@@ -107,7 +107,8 @@ def test_a_path_of_ratinabox_is_scaled_to_the_box(monkeypatch: pytest.MonkeyPatc
 
     class Agent:
         def __init__(self, environment: Any, params: dict[str, Any]) -> None:
-            self.params, self.history = params, {"pos": []}
+            self.params = params
+            self.history: dict[str, list[list[float]]] = {"pos": []}
 
         def update(self) -> None:
             self.history["pos"].append([0.5, 0.1 * len(self.history["pos"])])

@@ -66,7 +66,7 @@ def test_quiescence_of_a_noiseless_network_has_no_noise_unless_told() -> None:
     first, again = (quiescent_run(network, cells(), start, 10, generator=generator(k)).decoded for k in (0, 1))
     assert (first == again).all()
     noisy = [quiescent_run(network, cells(), start, 10, generator=generator(k), sigma_step=0.1).peak for k in (0, 1)]
-    assert not np.allclose(*noisy)
+    assert not np.allclose(noisy[0], noisy[1])
 
 
 def test_quiescence_has_no_input() -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from iclr_repro.core.plotting import COLORS, figure
 from iclr_repro.core.statistics import mean_interval
 from iclr_repro.reactivation_rnn.analysis import angular_steps, step_distances
+from iclr_repro.reactivation_rnn.density import KernelDensity, scott_factor
 
 _TITLES = {
     "nt_u": "noisy, unbiased",
@@ -25,6 +26,7 @@ _TITLES = {
     "untrained": "untrained",
     "uniform": "uniform",
 }
+_GRID = 44  # places a side at which a density is drawn
 _JUMP_M = 0.2  # steps longer than this are not drawn: the decoder hops there
 
 
@@ -94,22 +96,23 @@ def trajectory_grid(
 
 
 def occupancy_grid(decoded: Mapping[str, np.ndarray], *, nets: Sequence[str], side_m: float) -> Figure:
-    """Density of decoded positions (Fig. 1h-i, 2c-d), active above quiescent, a column a network, one colour scale."""
+    """Kernel density of decoded positions (Fig. 1h-i, 2c-d), active above quiescent, a column a network, one scale."""
     phases = ("active", "quiescent")
     made, axes = figure(width=1.9 * len(nets) + 1.1, height=4.1, nrows=2, ncols=len(nets))
-    edges = np.linspace(-side_m / 2, side_m / 2, 34)
+    middles = side_m * ((np.arange(_GRID) + 0.5) / _GRID - 0.5)
+    grid = np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
     densities = {
-        key: np.histogram2d(*_columns(decoded[key]), bins=[edges, edges], density=True)[0]
-        for key in (f"{name} {phase}" for name in nets for phase in phases)
+        key: _density(decoded[key]).pdf(grid).reshape(_GRID, _GRID)
+        for key in (f"{n} {p}" for n in nets for p in phases)
     }
     highest = max(float(np.quantile(density, 0.995)) for density in densities.values())
     for row, phase in zip(axes, phases, strict=True):
         for ax, name in zip(row, nets, strict=True):
             _box(ax, side_m)
             image = ax.imshow(
-                densities[f"{name} {phase}"].T,
+                densities[f"{name} {phase}"],
                 origin="lower",
-                extent=(edges[0], edges[-1], edges[0], edges[-1]),
+                extent=(-side_m / 2, side_m / 2, -side_m / 2, side_m / 2),
                 vmin=0.0,
                 vmax=highest,
                 cmap="viridis",
@@ -146,14 +149,14 @@ def exploration(
         quiescent: net, or net with other noise -> positions whose steps are measured.
         active: net -> positions.
     """
-    made, axes = figure(width=8.4, height=3.2, ncols=2, width_ratios=(1, 2))
+    made, axes = figure(width=8.4, height=3.8, ncols=2, width_ratios=(1, 2))
     variances = {name: positions.var(axis=0, ddof=1).sum(axis=-1) for name, positions in late.items()}
+    # Each network's active and quiescent steps beside each other, noisy networks first within a behaviour.
     steps = {f"{title_of(name)}\nactive": step_distances(positions).mean(axis=0) for name, positions in active.items()}
-    steps |= {
-        f"{title_of(name)}\nquiet": step_distances(positions).mean(axis=0) for name, positions in quiescent.items()
-    }
+    steps |= {f"{title_of(name)}\nquiet": step_distances(paths).mean(axis=0) for name, paths in quiescent.items()}
+    order = sorted(steps, key=lambda label: ("unbiased" not in label, "noiseless" in label, "+ noise" in label, label))
     _boxes(axes[0, 0], {title_of(name): values for name, values in variances.items()})
-    _boxes(axes[0, 1], dict(sorted(steps.items(), key=lambda item: ("unbiased" not in item[0], item[0]))))
+    _boxes(axes[0, 1], {label: steps[label] for label in order})
     axes[0, 0].set_ylabel("variance of a quiescent trajectory (m²)")
     axes[0, 1].set_ylabel("mean step (m)")
     return made
@@ -329,7 +332,14 @@ def _box(ax: Axes, side_m: float) -> None:
 def _boxes(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
     ax.boxplot([np.maximum(each, 1e-7) for each in values.values()], widths=0.6, flierprops={"markersize": 2})
     ax.set_yscale("log")
-    ax.set_xticks(range(1, len(values) + 1), list(values), fontsize=6, rotation=40, ha="right")
+    ax.set_xticks(range(1, len(values) + 1), list(values), fontsize=7, rotation=45, ha="right")
+
+
+def _density(decoded_TB2: np.ndarray) -> KernelDensity:
+    """The density of 2,000 positions spread over the pool, with the bandwidth factor of all of it."""
+    points = decoded_TB2.reshape(-1, 2)
+    shown = points[np.linspace(0, len(points) - 1, min(len(points), 2000)).astype(int)]
+    return KernelDensity(shown, factor=scott_factor(len(points), 2))
 
 
 def _columns(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -152,7 +152,7 @@ class OfNavigation:
 
         recipe = {f.name: getattr(self, f.name) for f in dataclasses.fields(OfNavigation)}
         recipe.pop("trajectories")
-        return trained_once(
+        return trained_network(
             run,
             name,
             network,
@@ -163,11 +163,11 @@ class OfNavigation:
             learning_rate=self.learning_rate,
             schedule=self.schedule,
             updates=self.updates,
-            recipe=recipe,
+            recipe=recipe if draw is None else None,
         )
 
 
-def trained_once(
+def trained_network(
     run: Run,
     name: str,
     network: Network,
@@ -179,23 +179,23 @@ def trained_once(
     learning_rate: float,
     schedule: Schedule,
     updates: int,
-    recipe: dict[str, Any],
+    recipe: dict[str, Any] | None,
 ) -> Trained:
     """Train a network, or take it from the folder of trained networks of this `runs_dir`, where that has it.
 
     Several experiments look at the same networks. What is kept is found by its recipe, seed, device, versions of torch
-    and of the code that trains, so that a network from there is the one that training would give, bit for bit. A run
-    without a folder for checkpoints (a test) keeps nothing.
+    and of the code that trains, so that a network from there is the one that training would give, bit for bit. Without
+    a recipe nothing is kept, nor by a run without a folder for checkpoints (a test).
     """
-    log = run.log
-    store = None if run.loop.checkpoints is None else run.dir.parents[3] / ".networks"
-    sources = {key: value for key, value in _sources().items() if key.startswith("core/") or _trains(key)}
-    key = sha256_of_json([name, recipe, run.seed, run.device.type, torch.get_num_threads(), torch.__version__, sources])
-    folder = None if store is None else store / key[:16]
-    for _, state in load_checkpoints(folder, log) if folder is not None and folder.is_dir() else []:
-        network.load_state_dict(state["network"])
-        log.info("%s: trained before, by another experiment", name)
-        return Trained(network, cells, state["curve"])
+    folder = None
+    if recipe is not None and run.loop.checkpoints is not None:
+        sources = {key: value for key, value in _sources().items() if key.startswith("core/") or _trains(key)}
+        device = [run.device.type, torch.get_num_threads(), torch.__version__]
+        folder = run.dir.parents[3] / ".networks" / sha256_of_json([name, recipe, run.seed, device, sources])[:16]
+        for _, state in load_checkpoints(folder, run.log) if folder.is_dir() else []:
+            network.load_state_dict(state["network"])
+            run.log.info("%s: trained before, by another experiment", name)
+            return Trained(network, cells, state["curve"])
     learner = PathIntegration(
         network,
         cells,

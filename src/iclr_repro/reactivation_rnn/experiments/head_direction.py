@@ -19,7 +19,7 @@ from iclr_repro.reactivation_rnn.analysis import (
     output_variance,
 )
 from iclr_repro.reactivation_rnn.cells import BearingCode, HeadDirectionCells
-from iclr_repro.reactivation_rnn.experiments._networks import decoding_error, seeded, trained_once
+from iclr_repro.reactivation_rnn.experiments._networks import decoding_error, seeded, trained_network
 from iclr_repro.reactivation_rnn.networks import NoiseLaw, NoisyRNN
 from iclr_repro.reactivation_rnn.quiescence import active_run, quiescent_run
 from iclr_repro.reactivation_rnn.training import Schedule
@@ -67,8 +67,7 @@ class HeadDirection:
                     sigma_step=self.sigma_step,
                     noise_law=self.noise_law,
                 ).to(run.device)
-            recipe = {field: getattr(self, field) for field in self.__dataclass_fields__ if field != "behaviours"}
-            trained = trained_once(
+            trained = trained_network(
                 run,
                 name,
                 network,
@@ -79,7 +78,7 @@ class HeadDirection:
                 learning_rate=self.learning_rate,
                 schedule=self.schedule,
                 updates=self.updates,
-                recipe=recipe,
+                recipe=None,
             )
             curves[name] = trained.curve
             active = active_run(network, cells, test, generator=run.torch_rng(f"active/{name}"), keep_hidden=True)
