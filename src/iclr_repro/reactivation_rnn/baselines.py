@@ -53,19 +53,62 @@ def plain_place_code(cells: PlaceCells, position: Tensor) -> Tensor:
     return torch.softmax(-squares / (2 * cells.sigma_m**2), dim=-1)
 
 
+def official_style_forward(
+    network: NoisyRNN, inputs_BTI: Tensor, start_code_BP: Tensor, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return hidden states [B, T, N] and outputs [B, T, P] as the authors' loop does (sheet 2.7).
+
+    Trajectories first; in each step a readout, slices written into the results, and draws of input and output noise of
+    size zero that change nothing.
+    """
+    device = inputs_BTI.device
+
+    def noise(like: Tensor, scale: float) -> Tensor:
+        return scale * torch.randn(like.shape, generator=generator).to(device)
+
+    num_trajectories, num_steps, _ = inputs_BTI.shape
+    hidden = torch.zeros(num_trajectories, num_steps, network.num_units, device=device)
+    outputs = torch.zeros(num_trajectories, num_steps, network.num_cells, device=device)
+    state = network.encoder(start_code_BP)
+    for t in range(num_steps):
+        input_BI = inputs_BTI[:, t]
+        drive = network.recurrent(state) + network.input(input_BI + noise(input_BI, 0.0))
+        state = (1 - network.leak) * state + network.leak * torch.relu(drive) + noise(state, network.sigma_step)
+        output = network.decoder(state)
+        hidden[:, t] = state
+        outputs[:, t] = output + noise(output, 0.0)
+    return hidden, outputs
+
+
 def plain_training_step(
     network: NoisyRNN,
     cells: PlaceCells,
     optimizer: torch.optim.Optimizer,
     trajectories: Trajectories,
     generator: torch.Generator,
+    *,
+    official_style: bool,
 ) -> float:
-    """Make one update with `plain_forward` and `plain_place_code`; return the loss."""
+    """Make one update with a loop over steps and `plain_place_code`; return the loss.
+
+    Args:
+        network: trained in place.
+        cells: target code.
+        optimizer: of the network.
+        trajectories: the batch.
+        generator: of the noise.
+        official_style: by `official_style_forward`, otherwise by the lean `plain_forward`.
+    """
     start, inputs, targets = (
         torch.from_numpy(part.astype(np.float32)).to(network.decoder.weight.device)
         for part in (trajectories.start, trajectories.inputs, trajectories.targets)
     )
-    _, outputs = plain_forward(network, inputs, plain_place_code(cells, start), None, generator=generator)
+    code = plain_place_code(cells, start)
+    if official_style:
+        inputs, targets = inputs.transpose(0, 1).contiguous(), targets.transpose(0, 1).contiguous()
+        _, outputs = official_style_forward(network, inputs, code, generator=generator)
+    else:
+        _, outputs = plain_forward(network, inputs, code, None, generator=generator)
     loss = nn.functional.mse_loss(outputs, plain_place_code(cells, targets))
     optimizer.zero_grad()
     loss.backward()

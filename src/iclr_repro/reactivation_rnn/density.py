@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 
 RATIO_CLIP = 1e7  # of the density ratio, both ways: the authors' code
-_PAIRS_AT_ONCE = 2_000_000  # of kernel evaluations: memory and cache
+_ROWS, _COLUMNS = 64, 2048  # kernels that are evaluated together: they fit into the cache
 
 
 def scott_factor(num_points: int, num_dims: int) -> float:
@@ -22,7 +22,7 @@ def scott_factor(num_points: int, num_dims: int) -> float:
 
 
 class KernelDensity:
-    """A Gaussian kernel density in float64, evaluated in chunks by matrix products.
+    """A Gaussian kernel density in float64, evaluated in blocks by matrix products.
 
     Args:
         points: data [n, d], finite, n > d.
@@ -52,22 +52,23 @@ class KernelDensity:
             ) from error
         self.points = points
         self._scale = np.linalg.inv(self._root).T
-        self._white = torch.from_numpy((points - points.mean(axis=0)) @ self._scale)
-        self._squares = self._white.square().sum(dim=1)
+        # a b - |a|^2 / 2 - |b|^2 / 2 is one product of (a, -|a|^2 / 2, 1) and (b, 1, -|b|^2 / 2).
+        white = torch.from_numpy((points - points.mean(axis=0)) @ self._scale)
+        halves = white.square().sum(dim=1, keepdim=True) / -2
+        columns = torch.cat([white, torch.ones_like(halves), halves], dim=1).T
+        self._columns = [part.contiguous() for part in columns.split(_COLUMNS, dim=1)]
         self._log_norm = math.log(num_points) + self.num_dims / 2 * math.log(2 * math.pi)
         self._log_norm += float(np.log(np.diag(self._root)).sum())
 
     def pdf(self, at: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
         """Return the density at points, per unit of the data's volume (1/m^2 for positions); 0 where it underflows."""
         white = torch.from_numpy((np.asarray(at, dtype=np.float64) - self.points.mean(axis=0)) @ self._scale)
-        sums = torch.empty(len(white), dtype=torch.float64)
-        chunk = max(1, _PAIRS_AT_ONCE // len(self.points))
-        for first in range(0, len(white), chunk):
-            part = white[first : first + chunk]
-            # exp(a b - (|a|^2 + |b|^2) / 2), in place
-            exponents = torch.addmm(self._squares, part, self._white.T, beta=-0.5)
-            exponents.sub_(part.square().sum(dim=1, keepdim=True), alpha=0.5).clamp_(max=0.0)
-            sums[first : first + chunk] = exponents.exp_().sum(dim=1)
+        halves = white.square().sum(dim=1, keepdim=True) / -2
+        rows = torch.cat([white, halves, torch.ones_like(halves)], dim=1)
+        sums = torch.zeros(len(rows), dtype=torch.float64)
+        for part, of_part in zip(rows.split(_ROWS), sums.split(_ROWS), strict=True):
+            for columns in self._columns:
+                of_part += (part @ columns).exp_().sum(dim=1)
         return (sums * math.exp(-self._log_norm)).numpy()
 
     def sample(self, num: int, *, rng: np.random.Generator) -> Float[np.ndarray, "num d"]:

@@ -48,10 +48,10 @@ class Efficiency:
         speedups = {}
         for size in self.sizes:
             name = "step/n{}_p{}_b{}".format(*size)
-            ours, plain = self._training_steps(run, *size)
-            seconds = time_in_turn(ours, plain, repeats=self.repeats, device=run.device)
+            seconds = time_in_turn(*self._training_steps(run, *size), repeats=self.repeats, device=run.device)
             speedups[name] = seconds[1] / seconds[0]
             found.add(f"{name}/speedup", speedups[name])
+            found.add(f"{name}/speedup_over_lean_loop", seconds[2] / seconds[0])
             found.add(f"{name}/steps_per_s", 1 / seconds[0])
         walking = time_in_turn(
             lambda: simulate_navigation(self.batch, self.num_steps, rng=run.rng("walk")), repeats=self.repeats
@@ -64,12 +64,12 @@ class Efficiency:
 
     def _training_steps(
         self, run: Run, num_units: int, num_cells: int, batch_size: int
-    ) -> tuple[Callable[[], object], Callable[[], object]]:
-        """One update of ours and of the plain loop, each with its own fresh trajectories."""
+    ) -> tuple[Callable[[], object], ...]:
+        """One update of ours, of a loop in the authors' style and of a lean loop, each with fresh trajectories."""
         rng, generator = run.rng("train"), run.torch_rng("noise")
         cells = PlaceCells.uniform(num_cells, rng=rng).to(run.device)
         with seeded(run):
-            networks = [NoisyRNN(2, num_units, num_cells).to(run.device) for _ in range(2)]
+            networks = [NoisyRNN(2, num_units, num_cells).to(run.device) for _ in range(3)]
         learner = PathIntegration(
             networks[0],
             cells,
@@ -81,13 +81,19 @@ class Efficiency:
             generator=generator,
             batches_a_draw=1,  # so that every step timed pays for its own
         )
-        optimizer = torch.optim.Adam(networks[1].parameters(), lr=_LEARNING_RATE)
 
-        def plain() -> float:
-            trajectories = simulate_navigation(batch_size, self.num_steps, rng=rng)
-            return plain_training_step(networks[1], cells, optimizer, trajectories, generator)
+        def plain(network: NoisyRNN, *, official_style: bool) -> Callable[[], float]:
+            optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
 
-        return learner.step, plain
+            def step() -> float:
+                trajectories = simulate_navigation(batch_size, self.num_steps, rng=rng)
+                return plain_training_step(
+                    network, cells, optimizer, trajectories, generator, official_style=official_style
+                )
+
+            return step
+
+        return learner.step, plain(networks[1], official_style=True), plain(networks[2], official_style=False)
 
     def _kl(self, run: Run, found: Measurements) -> np.ndarray:
         """Both densities of a KL at the points of evaluation."""
