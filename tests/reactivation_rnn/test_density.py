@@ -35,6 +35,15 @@ def test_densities_are_those_of_scipy(num_dims: int, factor: float | None) -> No
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-300)
 
 
+def test_exponentials_in_single_precision_agree_to_1e_6_and_leave_a_floor_far_away() -> None:
+    points, at = normal(5000, 0.4, 0), normal(300, 0.4, 1)
+    density = KernelDensity(points)
+    np.testing.assert_allclose(density.pdf(at, single=True), density.pdf(at), rtol=1e-6)
+    far = np.full((1, 2), 100.0)
+    assert density.pdf(far)[0] == 0.0
+    assert 0.0 < density.pdf(far, single=True)[0] < 1e-30
+
+
 def test_chunks_make_no_difference() -> None:
     """20,000 data points leave 100 places a chunk; 300 places are three."""
     points, at = normal(20_000, 0.4, 0), normal(300, 0.4, 1)

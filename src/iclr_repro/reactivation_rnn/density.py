@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 
 RATIO_CLIP = 1e7  # of the density ratio, both ways: the authors' code
-_ROWS, _COLUMNS = 64, 2048  # kernels that are evaluated together: they fit into the cache
+_ROWS, _COLUMNS = 128, 2048  # kernels that are evaluated together: they fit into the cache
+_LEAST_EXPONENT = -87.0  # of float32, whose exponential is slow below its least normal number, exp(-87.3)
 
 
 def scott_factor(num_points: int, num_dims: int) -> float:
@@ -60,15 +61,24 @@ class KernelDensity:
         self._log_norm = math.log(num_points) + self.num_dims / 2 * math.log(2 * math.pi)
         self._log_norm += float(np.log(np.diag(self._root)).sum())
 
-    def pdf(self, at: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
-        """Return the density at points, per unit of the data's volume (1/m^2 for positions); 0 where it underflows."""
+    def pdf(self, at: Float[np.ndarray, "m d"], *, single: bool = False) -> Float[np.ndarray, " m"]:
+        """Return the density at points, per unit of the data's volume (1/m^2 for positions); 0 where it underflows.
+
+        Args:
+            at: [m, d].
+            single: take the exponentials of the exponents, which are in float64 either way, in float32. That is faster,
+                has a relative error of about 1e-7, and leaves 1e-38 of a kernel's peak where it is farther away.
+        """
         white = torch.from_numpy((np.asarray(at, dtype=np.float64) - self.points.mean(axis=0)) @ self._scale)
         halves = white.square().sum(dim=1, keepdim=True) / -2
         rows = torch.cat([white, halves, torch.ones_like(halves)], dim=1)
         sums = torch.zeros(len(rows), dtype=torch.float64)
         for part, of_part in zip(rows.split(_ROWS), sums.split(_ROWS), strict=True):
             for columns in self._columns:
-                of_part += (part @ columns).exp_().sum(dim=1)
+                exponents = part @ columns
+                if single:
+                    exponents = exponents.float().clamp_(min=_LEAST_EXPONENT)
+                of_part += exponents.exp_().sum(dim=1)
         return (sums * math.exp(-self._log_norm)).numpy()
 
     def sample(self, num: int, *, rng: np.random.Generator) -> Float[np.ndarray, "num d"]:
@@ -97,9 +107,9 @@ class RaisedDensity:
         grid = np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
         self._norm = float((density.pdf(grid) ** power).sum() * (side_m / num) ** 2)
 
-    def pdf(self, at: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
-        """Return the density at points."""
-        return np.asarray(self._density.pdf(at) ** self._power / self._norm)
+    def pdf(self, at: Float[np.ndarray, "m d"], *, single: bool = False) -> Float[np.ndarray, " m"]:
+        """Return the density at points; see `KernelDensity.pdf`."""
+        return np.asarray(self._density.pdf(at, single=single) ** self._power / self._norm)
 
 
 def kl_divergence(
@@ -114,7 +124,7 @@ def kl_divergence(
     It can be slightly negative for equal distributions, and is at most 16.1. Source: suppl. A.2, the authors' code.
     """
     samples = quiescent.sample(num_samples, rng=rng)
-    return mean_log_ratio(quiescent.pdf(samples), active.pdf(samples))
+    return mean_log_ratio(quiescent.pdf(samples, single=True), active.pdf(samples, single=True))
 
 
 def kl_from_uniform(
@@ -132,7 +142,7 @@ def kl_from_uniform(
     """
     samples = rng.uniform(-side_m / 2, side_m / 2, size=(num_samples, 2))
     density = 1 / side_m if official else 1 / side_m**2
-    return mean_log_ratio(np.full(num_samples, density), active.pdf(samples))
+    return mean_log_ratio(np.full(num_samples, density), active.pdf(samples, single=True))
 
 
 def mean_log_ratio(q: Float[np.ndarray, " m"], p: Float[np.ndarray, " m"]) -> float:
