@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from iclr_repro.core.plotting import COLORS, figure
 from iclr_repro.core.statistics import mean_interval
 from iclr_repro.reactivation_rnn.analysis import angular_steps, step_distances
-from iclr_repro.reactivation_rnn.density import KernelDensity, scott_factor
+from iclr_repro.reactivation_rnn.density import KernelDensity, scott_factor, thinned
 
 _TITLES = {
     "nt_u": "noisy, unbiased",
@@ -96,18 +96,18 @@ def trajectory_grid(
 
 
 def occupancy_grid(decoded: Mapping[str, np.ndarray], *, nets: Sequence[str], side_m: float) -> Figure:
-    """Kernel density of decoded positions (Fig. 1h-i, 2c-d), active above quiescent, a column a network, one scale."""
+    """Kernel density of decoded positions (Fig. 1h-i, 2c-d), active above quiescent; a column a network, a scale."""
     phases = ("active", "quiescent")
-    made, axes = figure(width=1.9 * len(nets) + 1.1, height=4.1, nrows=2, ncols=len(nets))
+    made, axes = figure(width=1.9 * len(nets) + 0.4, height=4.6, nrows=2, ncols=len(nets))
     middles = side_m * ((np.arange(_GRID) + 0.5) / _GRID - 0.5)
     grid = np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
     densities = {
         key: _density(decoded[key]).pdf(grid).reshape(_GRID, _GRID)
         for key in (f"{n} {p}" for n in nets for p in phases)
     }
-    highest = max(float(np.quantile(density, 0.995)) for density in densities.values())
-    for row, phase in zip(axes, phases, strict=True):
-        for ax, name in zip(row, nets, strict=True):
+    for column, name in zip(axes.T, nets, strict=True):
+        highest = max(float(np.quantile(densities[f"{name} {phase}"], 0.995)) for phase in phases)
+        for ax, phase in zip(column, phases, strict=True):
             _box(ax, side_m)
             image = ax.imshow(
                 densities[f"{name} {phase}"],
@@ -117,10 +117,10 @@ def occupancy_grid(decoded: Mapping[str, np.ndarray], *, nets: Sequence[str], si
                 vmax=highest,
                 cmap="viridis",
             )
-            if phase == "active":
-                ax.set_title(title_of(name), fontsize=8)
-        row[0].set_ylabel(phase, fontsize=8)
-    made.colorbar(image, ax=list(axes.flat), shrink=0.7, label="density (1/m²)")
+        column[0].set_title(title_of(name), fontsize=8)
+        made.colorbar(image, ax=list(column), shrink=0.7, location="bottom", label="density (1/m²)")
+    for ax, phase in zip(axes[:, 0], phases, strict=True):
+        ax.set_ylabel(phase, fontsize=8)
     return made
 
 
@@ -336,9 +336,9 @@ def _boxes(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
 
 
 def _density(decoded_TB2: np.ndarray) -> KernelDensity:
-    """The density of 2,000 positions spread over the pool, with the bandwidth factor of all of it."""
+    """The density of 3,000 positions of the pool, with the bandwidth factor of all of it."""
     points = decoded_TB2.reshape(-1, 2)
-    shown = points[np.linspace(0, len(points) - 1, min(len(points), 2000)).astype(int)]
+    shown = thinned(points, 3000, rng=np.random.default_rng(0))
     return KernelDensity(shown, factor=scott_factor(len(points), 2))
 
 
