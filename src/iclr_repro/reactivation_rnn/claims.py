@@ -1,0 +1,292 @@
+"""The paper's claims as checks C1-C15 and T1-T6, with the thresholds of the sheet, and ours on the rat and on speed.
+
+Nearly all results of the paper are figures without numbers. C2 and C10 are weak evidence alone, since a network that
+stands still where it was put passes them; so are C3, C4 and C5 for positions drawn at random from the active ones, and
+C6 for a noisy network that does not move. Neither passes C3 to C6 and C15 together: that is the headline, H. A claim
+with the letter p is the same at scale paper.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from iclr_repro.core.claims import (
+    Check,
+    NotRun,
+    Results,
+    Values,
+    all_of,
+    at_least,
+    at_most,
+    claim,
+    exact,
+    less,
+    more_than,
+    within,
+)
+
+_CPU, _PAPER = ("cpu",), ("paper",)
+_FIGURE = "a figure; values not available"
+
+
+@claim(id="H", headline=True, source="Figs. 2, C.4; C15 is ours", paper=_FIGURE)
+def networks_trained_with_noise_reactivate(r: Results) -> Check:
+    """C3, C4, C5, C6 and C15 hold together: reactivation that neither standing still nor random positions imitate."""
+    parts = (_bias_is_reflected, _ring_is_reactivated, _noise_gives_exploration, _noise_makes_others_erratic)
+    return all_of(*(part(r) for part in parts), _any_start(r))
+
+
+@claim(id="C1", source="Fig. 1b", paper="position error near 0", scales=_CPU)
+def task_is_learned(r: Results) -> Check:
+    """The noisy network knows where it is: a mean decoding distance of at most 0.18 m (chance is about 1.1 m)."""
+    return at_most(r.spatial["nt_u/decoding_distance"], 0.18)
+
+
+@claim(id="C1p", source="Fig. 1b", paper="loss about 1e-5, position error near 0", scales=_PAPER)
+def task_is_learned_at_full_size(r: Results) -> Check:
+    """With P = 512 the loss is at most 2e-5 and the mean decoding distance at most 0.10 m."""
+    return all_of(at_most(r.spatial["nt_u/loss"], 2e-5), at_most(r.spatial["nt_u/decoding_distance"], 0.10))
+
+
+@claim(id="C2", source="Fig. 2e", paper="almost as close as a uniform distribution; values not available", scales=_CPU)
+def quiescent_occupancy_matches(r: Results) -> Check:
+    """KL of quiescent to active positions: at most uniform's + 0.15 nats, and half of an untrained network's."""
+    return _occupancy(r, margin=0.15)
+
+
+@claim(id="C2p", source="Fig. 2e", paper="almost as close as a uniform distribution", scales=_PAPER)
+def quiescent_occupancy_matches_at_full_size(r: Results) -> Check:
+    """KL of quiescent to active positions: at most uniform's + 0.10 nats, and half of an untrained network's."""
+    return _occupancy(r, margin=0.10)
+
+
+@claim(id="C3", source="Fig. 2e", paper=_FIGURE)
+def bias_is_reflected_offline(r: Results) -> Check:
+    """Each behaviour's quiescent positions are closer to its own active ones: below half of every mismatched KL."""
+    return _bias_is_reflected(r)
+
+
+@claim(id="C3p", source="Fig. 2e", paper="matched pairs low on a scale of 2.5 to 10 nats", scales=_PAPER)
+def matched_pairs_are_close(r: Results) -> Check:
+    """Matched KLs are below 0.5 nats."""
+    return all_of(*(at_most(r.spatial[f"kl/nt_{b}/nt_{b}"], 0.5) for b in "ub"))
+
+
+@claim(id="C4", source="Fig. 2b, d", paper=_FIGURE)
+def ring_is_reactivated(r: Results) -> Check:
+    """The median radius of quiescent positions of the biased network is 0.75 to 1.35 times the active one."""
+    return _ring_is_reactivated(r)
+
+
+@claim(id="C4p", source="Fig. 2b, d", paper=_FIGURE, scales=_PAPER)
+def ring_is_reactivated_at_full_size(r: Results) -> Check:
+    """The ratio is 0.85 to 1.2."""
+    return within(r.spatial["nt_b/radius_quiescent"] / r.spatial["nt_b/radius_active"], 0.85, 1.2)
+
+
+@claim(id="C5", source="Fig. 2f", paper="noisy clearly above noiseless, axis 0 to 0.02", scales=_CPU)
+def noise_in_training_gives_exploration(r: Results) -> Check:
+    """Quiescent outputs of noisy networks vary at least 5 times as much as those of noiseless ones, both behaviours."""
+    return _noise_gives_exploration(r)
+
+
+@claim(id="C5p", source="Fig. 2f", paper="noisy clearly above noiseless, axis 0 to 0.02", scales=_PAPER)
+def noise_in_training_gives_exploration_at_full_size(r: Results) -> Check:
+    """At least twice as much; 0.003 to 0.03 m² with the noise of the authors' code."""
+    if "spatial_official_noise" not in r:
+        raise NotRun("needs the experiment spatial_official_noise of scale paper")
+    return all_of(
+        *(_times(r.spatial[f"nt_{b}/variance"], r.spatial[f"dt_{b}/variance"], 2.0) for b in "ub"),
+        *(within(r.spatial_official_noise[f"nt_{b}/variance"], 0.003, 0.03) for b in "ub"),
+    )
+
+
+@claim(id="C6", source="Fig. C.4", paper="much higher; axes 0 to 0.6 and 0 to 0.06")
+def noise_makes_noiseless_networks_erratic(r: Results) -> Check:
+    """With quiescent noise, noiselessly trained networks take steps at least 3 times as long as noisy ones."""
+    return _noise_makes_others_erratic(r)
+
+
+@claim(id="C7", source="Fig. C.4", paper=_FIGURE, scales=_CPU)
+def quiescent_steps_are_like_active_ones(r: Results) -> Check:
+    """The mean step of noisy networks in quiescence is 0.4 to 2 times the active one."""
+    return all_of(
+        *(within(r.spatial[f"nt_{b}/step_quiescent"] / r.spatial[f"nt_{b}/step_active"], 0.4, 2) for b in "ub")
+    )
+
+
+@claim(id="C7p", source="Fig. C.4", paper=_FIGURE, scales=_PAPER)
+def quiescent_steps_are_like_active_ones_at_full_size(r: Results) -> Check:
+    """It is 0.3 to 2 times the active one."""
+    return all_of(
+        *(within(r.spatial[f"nt_{b}/step_quiescent"] / r.spatial[f"nt_{b}/step_active"], 0.3, 2) for b in "ub")
+    )
+
+
+@claim(id="C8", source="Fig. 1c", paper="highly overlapping")
+def variance_profile_is_the_same(r: Results) -> Check:
+    """Cumulative variances of active and quiescent states differ by at most 0.10 at any number of components."""
+    return at_most(r.spatial["nt_u/pca_difference"], 0.10)
+
+
+@claim(id="C9", source="Fig. C.1", paper="same picture without doubling", scales=_CPU)
+def doubling_is_not_essential(r: Results) -> Check:
+    """Without doubling the noise variance the KL to the own active positions grows by at most 0.25 nats."""
+    return _without_doubling(r, 0.25)
+
+
+@claim(id="C9p", source="Fig. C.1", paper="same picture without doubling", scales=_PAPER)
+def doubling_is_not_essential_at_full_size(r: Results) -> Check:
+    """It grows by at most 0.2 nats."""
+    return _without_doubling(r, 0.2)
+
+
+@claim(id="C10", source="sec. 4", paper="noiseless networks match on this measure, too")
+def noiseless_networks_match_in_occupancy(r: Results) -> Check:
+    """The unbiased network trained without noise is within 0.6 nats of its own active positions (weak: see H)."""
+    return at_most(r.spatial["kl/dt_u/dt_u"], 0.6)
+
+
+@claim(id="C11", source="Fig. 3a, b", paper="matches", scales=_CPU)
+def bearings_match(r: Results) -> Check:
+    """KL of the histograms of decoded bearings, quiescent to active, is at most 0.1 nats."""
+    return at_most(r.head_direction["unbiased/bearing_kl"], 0.1)
+
+
+@claim(id="C11p", source="Fig. 3a, b", paper="matches", scales=_PAPER)
+def bearings_match_at_full_size(r: Results) -> Check:
+    """It is at most 0.05 nats."""
+    return at_most(r.head_direction["unbiased/bearing_kl"], 0.05)
+
+
+@claim(id="C12", source="Fig. 3c, d", paper="the same ring", scales=_CPU)
+def ring_of_states_is_kept(r: Results) -> Check:
+    """In the plane of the active states' components the mean quiescent radius is more than 0.4 of the active one."""
+    return more_than(r.head_direction["unbiased/radius_quiescent"] / r.head_direction["unbiased/radius_active"], 0.4)
+
+
+@claim(id="C12p", source="Fig. 3c, d", paper="the same ring", scales=_PAPER)
+def ring_of_states_is_kept_at_full_size(r: Results) -> Check:
+    """The ratio is 0.7 to 1.3, and the radius varies by less than 30 %."""
+    ratio = r.head_direction["unbiased/radius_quiescent"] / r.head_direction["unbiased/radius_active"]
+    return all_of(within(ratio, 0.7, 1.3), at_most(r.head_direction["unbiased/radius_cv_quiescent"], 0.3))
+
+
+@claim(id="C13", source="Fig. C.5", paper="partially recapitulated, with reversals", scales=_PAPER)
+def sense_of_rotation_partly_transfers(r: Results) -> Check:
+    """Trained on counter-clockwise turns, quiescence turns so in at least 4 of 5 seeds, and more slowly."""
+    quiescent, active = (r.head_direction[f"counter_clockwise/turn_mean_{phase}"] for phase in ("quiescent", "active"))
+    share = Values("share of seeds that turn counter-clockwise", np.array([(quiescent.values > 0).mean()]))
+    return all_of(exact(share, 1.0, tolerance=0.2), less(quiescent, active))
+
+
+@claim(id="C14", source="Fig. C.2", paper="same picture", scales=_PAPER)
+def gated_networks_show_it_too(r: Results) -> Check:
+    """GRUs without doubling: each matched KL is below every mismatched one."""
+    return _matched_below(r, "gru", 1.0)
+
+
+@claim(id="C15", source="ours", paper="not available")
+def reactivation_needs_no_right_start(r: Results) -> Check:
+    """From one common start, noisy networks come within 1 nat of waking, and within a fifth of noiseless ones' KL."""
+    return _any_start(r)
+
+
+@claim(id="T", source="Eqs. 7-19", paper="identities", scales=("smoke", "cpu", "paper"))
+def theory_holds(r: Results) -> Check:
+    """Tweedie's identity, the least denoising loss, the chain of bounds, stationary covariances (T1-T5) are exact."""
+    exactly = ("t1_tweedie", "t2_improvement", "t3_excess", "t4_signal", "t5_fixed_point", "t5_limit")
+    return all_of(
+        *(exact(r.theory[name], 0.0, tolerance=1e-9) for name in exactly),
+        exact(r.theory["t1_gradient"], 0.0, tolerance=1e-6),  # what a numerical gradient is good for
+        exact(r.theory["t2_value_errors"], 0.0, tolerance=5.0),  # in standard errors of the sampled loss
+    )
+
+
+@claim(id="T6", source="Eq. 19", paper="Langevin sampling of p")
+def doubled_noise_samples_the_distribution(r: Results) -> Check:
+    """With the exact score, KL to p is below 0.01 nats for c = 2, and below a fifth of that for c = 1 and c = 4."""
+    kl = r.langevin["kl_to_p/c2"]
+    return all_of(at_most(kl, 0.01), *(less(kl, r.langevin[f"kl_to_p/c{c}"] * 0.2) for c in (1, 4)))
+
+
+@claim(id="R1", source="ours", paper="not available", data="real")
+def quiescence_finds_where_a_rat_was(r: Results) -> Check:
+    """Started uniformly, the noisy network ends closer to the rat than uniform positions and the noiseless one do."""
+    kl = r.real_behaviour["nt_real/kl/uniform"]
+    return all_of(
+        less(kl, r.real_behaviour["nt_real/kl/uniform_box"]),
+        less(kl, r.real_behaviour["dt_real/kl/uniform"]),
+    )
+
+
+@claim(id="S1", source="ours", paper="not available")
+def training_step_is_fast(r: Results) -> Check:
+    """A training step takes at most 1/2.5 of a plain loop's time, data included, small and at the paper's size."""
+    sizes = ("n128_p256_b100", "n512_p512_b200")
+    return all_of(*(at_least(r.efficiency[f"step/{size}/speedup"], 2.5) for size in sizes))
+
+
+@claim(id="S2", source="ours", paper="not available")
+def trajectories_are_fast(r: Results) -> Check:
+    """The generator makes at least 500,000 steps of agents a second on one thread."""
+    return at_least(r.efficiency["generator/agent_steps_per_s"], 500_000)
+
+
+@claim(id="S3", source="ours", paper="not available")
+def densities_are_fast(r: Results) -> Check:
+    """Two densities of 20,000 points at 2,500 places take at most a fifth of scipy's time and agree to 1e-6."""
+    return all_of(at_least(r.efficiency["kl/speedup"], 5.0), exact(r.efficiency["kl/difference"], 0.0, tolerance=1e-6))
+
+
+def _times(a: Values, b: Values, factor: float) -> Check:
+    """Check that a >= factor b, and that a > 0: two zeros are no ratio."""
+    return more_than(a - b * factor, 0.0)
+
+
+def _occupancy(r: Results, *, margin: float) -> Check:
+    own = r.spatial["kl/nt_u/nt_u"]
+    return all_of(
+        at_most(own - r.spatial["kl/uniform/nt_u"], margin),
+        at_most(own - r.spatial["kl/untrained/nt_u"] * 0.5, 0.0),
+    )
+
+
+def _bias_is_reflected(r: Results) -> Check:
+    return _matched_below(r, "nt", 0.5)
+
+
+def _matched_below(r: Results, kind: str, share: float) -> Check:
+    """Check each matched KL against the mismatched ones of its row and of its column."""
+    checks = []
+    for b, other in ("ub", "bu"):
+        matched = r.spatial[f"kl/{kind}_{b}/{kind}_{b}"]
+        for mismatched in (f"kl/{kind}_{b}/{kind}_{other}", f"kl/{kind}_{other}/{kind}_{b}"):
+            checks.append(less(matched, r.spatial[mismatched] * share))
+    return all_of(*checks)
+
+
+def _ring_is_reactivated(r: Results) -> Check:
+    return within(r.spatial["nt_b/radius_quiescent"] / r.spatial["nt_b/radius_active"], 0.75, 1.35)
+
+
+def _noise_gives_exploration(r: Results) -> Check:
+    return all_of(*(_times(r.spatial[f"nt_{b}/variance"], r.spatial[f"dt_{b}/variance"], 5.0) for b in "ub"))
+
+
+def _noise_makes_others_erratic(r: Results) -> Check:
+    return all_of(
+        *(_times(r.spatial[f"dt_{b}_noise/step_quiescent"], r.spatial[f"nt_{b}/step_quiescent"], 3.0) for b in "ub")
+    )
+
+
+def _without_doubling(r: Results, margin: float) -> Check:
+    return all_of(*(at_most(r.spatial[f"kl/nt_{b}_c1/nt_{b}"] - r.spatial[f"kl/nt_{b}/nt_{b}"], margin) for b in "ub"))
+
+
+def _any_start(r: Results) -> Check:
+    checks = []
+    for b in "ub":
+        noisy, noiseless = (r.common_start[f"{kind}_{b}/kl_late"] for kind in ("nt", "dt"))
+        checks += [at_most(noisy, 1.0), at_most(noisy - noiseless * 0.2, 0.0)]
+    return all_of(*checks)

@@ -1,0 +1,122 @@
+"""Head direction: the ring of bearings, active and quiescent (E10, E11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.measurements import Measurements
+from iclr_repro.core.rundir import Run
+from iclr_repro.reactivation_rnn import figures
+from iclr_repro.reactivation_rnn.analysis import (
+    PrincipalComponents,
+    angular_steps,
+    bearing_kl,
+    cumulative_variance,
+    output_variance,
+)
+from iclr_repro.reactivation_rnn.cells import BearingCode, HeadDirectionCells
+from iclr_repro.reactivation_rnn.experiments._networks import decoding_error, seeded, trained_network
+from iclr_repro.reactivation_rnn.networks import NoiseLaw, NoisyRNN
+from iclr_repro.reactivation_rnn.quiescence import active_run, quiescent_run
+from iclr_repro.reactivation_rnn.training import Schedule
+from iclr_repro.reactivation_rnn.trajectories import Trajectories, simulate_head_direction
+
+_LEAK = 0.5  # dt / tau, table A.2
+_RING_STEPS = 200  # first quiescent steps, of the radius
+_BIASED = {"unbiased": False, "counter_clockwise": True}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadDirection:
+    """Whether bearings, the ring of states and the sense of rotation are kept in quiescence (C11 to C13)."""
+
+    behaviours: tuple[str, ...] = parameter("to train on", choices=list(_BIASED))
+    num_units: int = parameter("N", low=2)
+    num_cells: int = parameter("P, head-direction cells", low=3)
+    batch_size: int = parameter("B, trajectories of an update", low=1)
+    num_steps: int = parameter("T of a trajectory", low=2)
+    updates: int = parameter("of a training", low=1)
+    learning_rate: float = parameter("of Adam; the largest of one_cycle", low=0.0)
+    schedule: Schedule = parameter("of the learning rate: constant (paper) or one_cycle")
+    sigma_step: float = parameter("noise of a step, sigma sqrt(dt)", low=0.0)
+    noise_law: NoiseLaw = parameter("gaussian (paper) or uniform_official (the authors' code)")
+    bearing_code: BearingCode = parameter("peak (the authors' code) or density (Eq. 21)")
+    trajectories: int = parameter("of the test set, and of a quiescent run", low=4)
+    histogram_steps: int = parameter("of the quiescent run whose bearings are counted", low=10)
+    turn_steps: int = parameter("of the quiescent run whose turns are measured (Fig. C.5)", low=10)
+
+    def run(self, run: Run) -> Result:
+        """Train a noisy network a behaviour and look at it without input."""
+        found = Measurements()
+        cells = HeadDirectionCells(self.num_cells, code=self.bearing_code).to(run.device)
+        curves = {}
+        bearings: dict[str, dict[str, np.ndarray]] = {}
+        projections: dict[str, dict[str, np.ndarray]] = {}
+        for name in self.behaviours:
+            test = self._draw(run, f"test/{name}", name, self.trajectories)
+            with seeded(run):
+                network = NoisyRNN(
+                    1,
+                    self.num_units,
+                    self.num_cells,
+                    leak=_LEAK,
+                    sigma_step=self.sigma_step,
+                    noise_law=self.noise_law,
+                ).to(run.device)
+            trained = trained_network(
+                run,
+                name,
+                network,
+                cells,
+                lambda num, name=name: self._draw(run, f"train/{name}", name, num),  # type: ignore[misc]
+                test,
+                batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                schedule=self.schedule,
+                updates=self.updates,
+                recipe=None,
+            )
+            curves[name] = trained.curve
+            active = active_run(network, cells, test, generator=run.torch_rng(f"active/{name}"), keep_hidden=True)
+            quiescent = quiescent_run(
+                network,
+                cells,
+                test.start,
+                max(self.histogram_steps, self.turn_steps),
+                generator=run.torch_rng(f"quiescent/{name}"),
+                keep_hidden=True,
+            )
+            assert active.loss is not None
+            assert active.hidden is not None
+            assert quiescent.hidden is not None
+            awake, resting = active.decoded[..., 0], quiescent.decoded[..., 0]
+            found.add(f"{name}/loss", active.loss)
+            found.add(f"{name}/error", decoding_error(active.decoded, test.targets))
+            found.add(f"{name}/bearing_kl", bearing_kl(resting[: self.histogram_steps], awake))
+            found.add(f"{name}/variance_official", output_variance(resting[: self.histogram_steps, :, None]))
+            components = PrincipalComponents.fit(active.hidden)
+            found.add(f"{name}/variance_of_2_pcs", float(cumulative_variance(active.hidden, num_components=2)[-1]))
+            states = {"active": active.hidden, "quiescent": quiescent.hidden[:_RING_STEPS]}
+            projections[name] = {phase: components.project(hidden) for phase, hidden in states.items()}
+            for phase, projected in projections[name].items():
+                radii = np.linalg.norm(projected, axis=-1)
+                found.add(f"{name}/radius_{phase}", float(radii.mean()))
+                found.add(f"{name}/radius_cv_{phase}", float(radii.std() / radii.mean()))
+            for phase, angles in (("active", awake), ("quiescent", resting[: self.turn_steps])):
+                turns = angular_steps(angles)
+                found.add(f"{name}/turn_mean_{phase}", float(turns.mean()))
+                found.add(f"{name}/turn_std_{phase}", float(turns.std()))
+            bearings[name] = {"active": awake, "quiescent": resting[:_RING_STEPS]}
+        found.add("n", self.trajectories)
+        table = pd.DataFrame({name: curve[2] for name, curve in curves.items()}, index=curves[name][0].astype(int))
+        return found.result(
+            tables={"error": table.rename_axis(index="updates")},
+            figures={"head_direction": figures.head_direction(bearings, projections)},
+        )
+
+    def _draw(self, run: Run, stream: str, name: str, num: int) -> Trajectories:
+        return simulate_head_direction(num, self.num_steps, rng=run.rng(stream), biased=_BIASED[name])

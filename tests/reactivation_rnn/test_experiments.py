@@ -1,0 +1,168 @@
+"""What the experiments accept and how they measure, at scale smoke or smaller."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+import pytest
+
+from iclr_repro import command_line
+from iclr_repro.core.claims import Results, claims_of, judge
+from iclr_repro.core.experiment import build
+from iclr_repro.reactivation_rnn import claims, figures
+from iclr_repro.reactivation_rnn.data import Path2D
+from iclr_repro.reactivation_rnn.experiments.real_behaviour import RealBehaviour
+from support import bare_run
+
+
+def settings(scale: str) -> dict[str, Any]:
+    composed = command_line.compose(["paper=reactivation_rnn", f"scale={scale}"])
+    found: dict[str, Any] = command_line.checked_settings(composed)["experiments"]
+    return found
+
+
+SMOKE = settings("smoke")
+SHORT = {"updates": 5, "trajectories": 12}
+
+
+def test_spatial_measures_every_network_against_every_active_distribution(tmp_path: Path) -> None:
+    config = {**SMOKE["spatial"], **SHORT, "nets": ["nt_u", "dt_u", "gru_b"], "pca_trajectories": 5}
+    result = build("spatial", config).run(bare_run(tmp_path))
+    result.check()
+    rows = ["nt_u", "dt_u", "gru_b", "untrained", "nt_u_c1", "dt_u_noise", "uniform"]
+    assert list(result.tables["kl"].index) == rows
+    for row in rows:
+        for column in ("nt_u", "dt_u", "gru_b"):
+            assert np.isfinite(float(result.metrics[f"kl/{row}/{column}"]))
+    assert result.metrics["n"] == 12
+    assert float(result.metrics["kl_official/uniform/nt_u"]) > float(result.metrics["kl/uniform/nt_u"])
+    assert set(result.figures) == {
+        "learning", "trajectories", "occupancy", "kl_matrix", "exploration", "principal_components",
+    }  # fmt: skip
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
+    config = {**SMOKE["common_start"], **SHORT, "nets": ["nt_u"]}
+    first, again = (build("common", config).run(bare_run(tmp_path)).metrics for _ in range(2))
+    assert first == again
+    assert build("common", config).run(bare_run(tmp_path, seed=1)).metrics != first
+
+
+def test_all_networks_of_a_seed_start_from_the_same_weights(tmp_path: Path) -> None:
+    experiment: Any = build("spatial", SMOKE["spatial"])
+    run = bare_run(tmp_path)
+    noisy, noiseless = (experiment.untrained(run, name) for name in ("nt_u", "dt_b"))
+    assert all((a == b).all() for a, b in zip(noisy.parameters(), noiseless.parameters(), strict=True))
+    assert (noisy.sigma_step, noiseless.sigma_step) == (0.01, 0.0)
+    other = experiment.untrained(bare_run(tmp_path, seed=1), "nt_u")
+    assert not (noisy.recurrent.weight == other.recurrent.weight).all()
+
+
+def test_head_direction_measures_both_behaviours(tmp_path: Path) -> None:
+    config = {**SMOKE["head_direction"], "behaviours": ["unbiased", "counter_clockwise"], "updates": 5}
+    result = build("hd", config).run(bare_run(tmp_path))
+    result.check()
+    for name in ("unbiased", "counter_clockwise"):
+        assert {f"{name}/bearing_kl", f"{name}/radius_quiescent", f"{name}/turn_mean_quiescent"} <= set(result.metrics)
+        assert 0 < float(result.metrics[f"{name}/error"]) < np.pi
+
+
+def test_training_and_test_windows_of_the_rat_share_no_point() -> None:
+    experiment = build("rat", {**SMOKE["real_behaviour"]})
+    assert isinstance(experiment, RealBehaviour)
+    path = Path2D(np.zeros((1000, 2)), np.arange(1000) != 400)
+    training, testing = experiment._split(path)
+    assert len(training)
+    assert len(testing)
+    points = [
+        set((starts[:, None] + np.arange(experiment.num_steps + 1)).ravel().tolist()) for starts in (training, testing)
+    ]
+    assert not points[0] & points[1]
+    assert 400 not in points[0] | points[1]
+
+
+def test_generated_paths_are_marked_and_not_judged(tmp_path: Path) -> None:
+    result = build("rat", {**SMOKE["real_behaviour"], **SHORT}).run(bare_run(tmp_path))
+    assert result.data == "synthetic"
+    results = Results.from_metrics({"real_behaviour": result.metrics}, data="synthetic")
+    (one,) = judge([claim for claim in claims_of(claims) if claim.id == "R1"], results, "cpu")
+    assert one.check.verdict == "not run"
+    assert "needs the real data" in one.check.note
+
+
+@pytest.mark.parametrize(
+    ("experiment", "change", "message"),
+    [
+        ("spatial", {"noise_law": "cauchy"}, "noise_law: got 'cauchy', expected one of gaussian, uniform_official"),
+        ("spatial", {"place_code": "dog"}, "place_code: got 'dog', expected one of softmax, gaussian"),
+        ("spatial", {"num_steps": 1}, "num_steps: got 1, expected >= 2"),
+        ("spatial", {"variance_steps": 30}, "variance_steps: got 30, expected at least kl_steps, 60"),
+        ("spatial", {"nets": ["nt_x"]}, "nets: got ['nt_x'], expected one of nt_u"),
+        ("common_start", {"windows": [100, 50]}, "windows: got [100, 50], expected at least two boundaries, ascending"),
+        ("replay_dynamics", {"dynamics": {"x": {"mass": 1.0}}}, "dynamics.x: "),
+        ("replay_dynamics", {"dynamics": {"x": {"friction": 2.0}}}, "friction: got 2.0, expected in (0, 1]"),
+        ("score_alignment", {"temperatures": [0.0]}, "temperatures: got [0.0], expected >= 0.01"),
+        ("head_direction", {"bearing_code": "none"}, "bearing_code: got 'none', expected one of peak, density"),
+        ("efficiency", {"sizes": [[1, 2, 3]]}, "sizes: got [[1, 2, 3]], expected N, P and B >= 3"),
+        ("real_behaviour", {"data": "rael"}, "data: got 'rael', expected one of auto"),
+    ],
+)
+def test_bad_parameters_are_refused(experiment: str, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build(experiment, {**SMOKE[experiment], **change})
+
+
+def test_the_scales_keep_the_constants_of_the_method() -> None:
+    """Sheet 6: the same a, noise, drift and generator at all scales; only sizes and budgets change."""
+    for scale in ("smoke", "cpu", "paper"):
+        spatial = settings(scale)["spatial"]
+        constants = (
+            spatial[name] for name in ("sigma_step", "drift", "speed_scale", "noise_law", "place_code", "bias")
+        )
+        assert tuple(constants) == (0.01, 0.05, pytest.approx(0.26 * np.pi), "gaussian", "softmax", False)
+    assert settings("paper")["spatial_official_noise"]["noise_law"] == "uniform_official"
+    assert settings("paper")["spatial_bias"]["bias"] is True
+
+
+def test_a_claim_about_the_official_noise_asks_for_its_experiment() -> None:
+    (claim,) = [one for one in claims_of(claims) if one.id == "C5p"]
+    (judged,) = judge([claim], Results.from_metrics({"spatial": {}}), "paper")
+    assert judged.check.verdict == "not run"
+    assert judged.check.note == "needs the experiment spatial_official_noise of scale paper"
+
+
+@pytest.mark.parametrize(
+    ("turns", "verdict"), [([0.1, 0.2, 0.1, 0.1, -0.1], "reproduced"), ([0.1, 0.2, 0.1, -0.1, -0.1], "not reproduced")]
+)
+def test_the_sense_of_rotation_is_counted_over_seeds(turns: list[float], verdict: str) -> None:
+    metrics = {
+        "counter_clockwise/turn_mean_quiescent": np.array(turns),
+        "counter_clockwise/turn_mean_active": np.full(5, 0.5),
+    }
+    (claim,) = [one for one in claims_of(claims) if one.id == "C13"]
+    (judged,) = judge([claim], Results.from_metrics({"head_direction": metrics}), "paper")
+    assert judged.check.verdict == verdict
+
+
+def test_figures_are_in_the_layout_of_the_paper() -> None:
+    rng = np.random.default_rng(0)
+    decoded = {
+        f"{net} {phase}": rng.normal(size=(20, 6, 2)) for net in ("nt_u", "dt_u") for phase in ("active", "quiescent")
+    }
+    decoded["dt_u + noise"] = rng.normal(size=(20, 6, 2))
+    made = figures.trajectory_grid(decoded, nets=["nt_u", "dt_u"], side_m=2.2, num=3, num_steps=10)
+    assert isinstance(made, matplotlib.figure.Figure)
+    assert [ax.get_title() for ax in made.axes[:2]] == ["noisy, unbiased", "noiseless, unbiased"]
+    assert [ax.get_ylabel() for ax in made.axes] == ["active", "", "quiescent", "", "", "quiescent + noise"]
+    table = pd.DataFrame([[0.1, 7.0], [6.0, 0.2]], index=["nt_u_c1", "dt_u_noise"], columns=["nt_u", "nt_b"])
+    shown = figures.kl_matrix(table).axes[0]
+    assert [text.get_text() for text in shown.texts] == ["0.10", "7.00", "6.00", "0.20"]
+    assert [label.get_text() for label in shown.get_yticklabels()] == [
+        "noisy, unbiased, c = 1",
+        "noiseless, unbiased + noise",
+    ]
