@@ -203,7 +203,7 @@ def test_likelihood_rankers_need_connected_comparisons(name: str) -> None:
 
 
 def test_other_libraries_agree() -> None:
-    choix = pytest.importorskip("choix", reason="optional: pip install 'iclr-repro[benchmark]'")
+    choix = pytest.importorskip("choix", reason="optional: pip install 'iclr-repro[benchmarks]'")
     _, (first, second, won) = comparisons(30, 600)
     outcomes = list(zip(np.where(won, first, second).tolist(), np.where(won, second, first).tolist(), strict=True))
     theirs = choix.ilsr_pairwise(30, outcomes)

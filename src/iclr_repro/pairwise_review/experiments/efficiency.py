@@ -78,7 +78,7 @@ class Efficiency:
                 lambda: np.asarray(evalica.bradley_terry(*pairs, winners, index=index).scores.sort_index()),
             )
         else:
-            run.log.warning("evalica is not installed: its time is left out (pip install 'iclr-repro[benchmark]')")
+            run.log.warning("evalica is not installed: its time is left out (pip install 'iclr-repro[benchmarks]')")
         seconds = dict(zip(actions, time_in_turn(*actions.values(), repeats=self.slow_repeats), strict=True))
         _ratio(found, "fit/ours_over_lbfgs", seconds["ours"] / seconds["lbfgs"])
         found.add("fit/lbfgs_largest_difference", float(np.abs(fits["ours"] - fits["lbfgs"]).max()))
@@ -94,7 +94,7 @@ class Efficiency:
     def _choix(self, run: Run, found: Measurements) -> None:
         choix = _optional("choix")
         if choix is None:
-            run.log.warning("choix is not installed: its time is left out (pip install 'iclr-repro[benchmark]')")
+            run.log.warning("choix is not installed: its time is left out (pip install 'iclr-repro[benchmarks]')")
             return
         n, num = self.small
         first, second, won = _comparisons(n, num, run.rng("small"))
