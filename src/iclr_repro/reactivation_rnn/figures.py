@@ -175,7 +175,7 @@ def principal_components(variances: pd.DataFrame, projections: Mapping[str, Mapp
         limits = _limits(projections[name]["active"])
         for ax, phase in zip(column[1:], ("active", "quiescent"), strict=True):
             counts, x, y = np.histogram2d(*_columns(projections[name][phase]), bins=40, range=[limits] * 2)
-            ax.pcolormesh(x, y, counts.T, cmap="viridis")
+            ax.pcolormesh(x, y, counts.T, cmap="viridis", rasterized=True)
             ax.grid(visible=False)
             ax.set(xticks=[], yticks=[], aspect="equal")
     axes[0, 0].legend(fontsize=7, frameon=False, loc="lower right")
