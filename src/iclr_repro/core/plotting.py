@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
 from iclr_repro.core.files import write_atomically
+from iclr_repro.core.statistics import mean_interval
 
 # Okabe and Ito's palette, without its yellow (too faint on white) and with black last.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -41,6 +43,21 @@ def figure(
         made = Figure(figsize=(width, height), layout="constrained")
         axes = made.subplots(nrows, ncols, squeeze=False, **subplots)
     return made, axes
+
+
+def ratios(values: Mapping[str, float | np.ndarray]) -> Figure:
+    """Draw ratios of processor times, an array having one a repeat, with their 95 % intervals; 1 is equality."""
+    made, axes = figure(width=6.4, height=0.9 + 0.4 * len(values))
+    ax = axes[0, 0]
+    for y, ratio in enumerate(values.values()):
+        repeats = np.atleast_1d(ratio)
+        low, high = mean_interval(repeats) or (np.nan, np.nan)
+        ax.errorbar(repeats.mean(), y, xerr=[[repeats.mean() - low], [high - repeats.mean()]], fmt="o", capsize=3)
+    ax.axvline(1.0, color="0.3", linewidth=0.8)
+    ax.set_yticks(range(len(values)), [name.replace("_", " ") for name in values])
+    ax.set_ylim(-0.5, len(values) - 0.5)
+    ax.set_xlabel("ratio of processor times")
+    return made
 
 
 def mark_generated(made: Figure) -> None:

@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from iclr_repro.core.plotting import COLORS, figure
-from iclr_repro.core.statistics import mean_interval
 
 LABELS = {
     "full": "full fine-tuning",
@@ -193,19 +192,4 @@ def released_overlap(matrix: np.ndarray, name: str) -> Figure:
     ax.set(xlabel="layer", ylabel="layer")
     ax.set_title(f"{name}: rows in common", fontsize=9, loc="left")
     made.colorbar(image, ax=ax)
-    return made
-
-
-def ratios(values: Mapping[str, float | np.ndarray]) -> Figure:
-    """Ratios of processor times with their 95 % intervals; 1 is equality."""
-    made, axes = figure(width=6.4, height=0.9 + 0.4 * len(values))
-    ax = axes[0, 0]
-    for y, ratio in enumerate(values.values()):
-        repeats = np.atleast_1d(ratio)
-        low, high = mean_interval(repeats) or (np.nan, np.nan)
-        ax.errorbar(repeats.mean(), y, xerr=[[repeats.mean() - low], [high - repeats.mean()]], fmt="o", capsize=3)
-    ax.axvline(1.0, color="0.3", linewidth=0.8)
-    ax.set_yticks(range(len(values)), [name.replace("_", " ") for name in values])
-    ax.set_ylim(-0.5, len(values) - 0.5)
-    ax.set_xlabel("ratio of processor times")
     return made

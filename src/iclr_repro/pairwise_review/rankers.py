@@ -8,6 +8,7 @@ Source: sheet A, "Alternatives".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -106,17 +107,13 @@ def mm(
     counts = count_pairs(n_items, first, second, wins_first, wins_second, ties)
     require_connected(counts)
     wins, totals = counts.wins, counts.totals
-    log_p = np.zeros(n_items)
-    for _ in range(max_iterations):
-        p = np.exp(log_p)
+
+    def update(p: np.ndarray) -> np.ndarray:
         share = totals / (p[counts.first] + p[counts.second])
         denominator = np.bincount(counts.first, share, n_items) + np.bincount(counts.second, share, n_items)
-        new = np.log(wins / denominator)
-        new -= new.mean()
-        if np.abs(new - log_p).max() < _CONVERGED:
-            return np.asarray(new)
-        log_p = new
-    raise RuntimeError(f"MM did not converge in {max_iterations} iterations")
+        return np.asarray(wins / denominator)
+
+    return _fixed_point(update, n_items, max_iterations=max_iterations, name="MM")
 
 
 def luce_spectral(
@@ -140,19 +137,15 @@ def luce_spectral(
     """
     counts = count_pairs(n_items, first, second, wins_first, wins_second, ties)
     require_connected(counts)
-    log_p = np.zeros(n_items)
-    for _ in range(max_iterations):
-        p = np.exp(log_p)
+
+    def update(p: np.ndarray) -> np.ndarray:
         pair_strength = p[counts.first] + p[counts.second]
         rates = np.zeros((n_items, n_items))
         rates[counts.second, counts.first] = counts.wins_first / pair_strength
         rates[counts.first, counts.second] = counts.wins_second / pair_strength
-        new = np.log(_stationary(rates))
-        new -= new.mean()
-        if np.abs(new - log_p).max() < _CONVERGED:
-            return np.asarray(new)
-        log_p = new
-    raise RuntimeError(f"Luce spectral ranking did not converge in {max_iterations} iterations")
+        return _stationary(rates)
+
+    return _fixed_point(update, n_items, max_iterations=max_iterations, name="Luce spectral ranking")
 
 
 def rank_centrality(
@@ -178,6 +171,20 @@ def rank_centrality(
     rates[counts.first, counts.second] = counts.wins_second / counts.totals
     scores = np.log(_stationary(rates))
     return np.asarray(scores - scores.mean())
+
+
+def _fixed_point(
+    update: Callable[[np.ndarray], np.ndarray], n_items: int, *, max_iterations: int, name: str
+) -> np.ndarray:
+    """Return the centred log-strengths that `update` maps to themselves, starting from equal strengths."""
+    log_p = np.zeros(n_items)
+    for _ in range(max_iterations):
+        new = np.log(update(np.exp(log_p)))
+        new -= new.mean()
+        if np.abs(new - log_p).max() < _CONVERGED:
+            return np.asarray(new)
+        log_p = new
+    raise RuntimeError(f"{name} did not converge in {max_iterations} iterations")
 
 
 def _stationary(rates: np.ndarray) -> np.ndarray:

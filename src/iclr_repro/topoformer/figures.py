@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from iclr_repro.core.plotting import COLORS, figure
-from iclr_repro.core.statistics import mean_interval
 from iclr_repro.topoformer.attention import SHEETS
 from iclr_repro.topoformer.maps import SelectivityMap, morans_i
 from iclr_repro.topoformer.sheet import sheet_side
@@ -192,19 +191,4 @@ def loss_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         ax.plot(steps, smooth, color=COLORS[number], linestyle=("-", "--", ":")[number % 3], label=name)
     ax.set(xlabel="updates", ylabel="loss (nats a predicted token)")
     ax.legend(frameon=False)
-    return made
-
-
-def ratios(values: Mapping[str, float | np.ndarray]) -> Figure:
-    """Ratios of processor times with their 95 % intervals; 1 is equality."""
-    made, axes = figure(width=6.4, height=0.9 + 0.4 * len(values))
-    ax = axes[0, 0]
-    for y, ratio in enumerate(values.values()):
-        repeats = np.atleast_1d(ratio)
-        low, high = mean_interval(repeats) or (np.nan, np.nan)
-        ax.errorbar(repeats.mean(), y, xerr=[[repeats.mean() - low], [high - repeats.mean()]], fmt="o", capsize=3)
-    ax.axvline(1.0, color="0.3", linewidth=0.8)
-    ax.set_yticks(range(len(values)), [name.replace("_", " ") for name in values])
-    ax.set_ylim(-0.5, len(values) - 0.5)
-    ax.set_xlabel("ratio of processor times")
     return made

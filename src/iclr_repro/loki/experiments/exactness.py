@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from iclr_repro.core import plotting
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.timing import time_in_turn
-from iclr_repro.loki import figures
 from iclr_repro.loki.attribution import attribute
 from iclr_repro.loki.baselines import baseline_model, with_adapter
 from iclr_repro.loki.config import LokiConfig
@@ -97,7 +97,7 @@ class Efficiency:
             if run.device.type == "cuda":
                 metrics |= _throughput(run.device)
         shown = {name: value for name, value in metrics.items() if "_over_" in name and "memory" not in name}
-        return Result(metrics=metrics | {"n": self.repeats}, figures={"ratios": figures.ratios(shown)})
+        return Result(metrics=metrics | {"n": self.repeats}, figures={"ratios": plotting.ratios(shown)})
 
     def _attribution(self, run: Run) -> dict[str, float | np.ndarray]:
         hidden_size, num_layers, length, num_samples = self.kva

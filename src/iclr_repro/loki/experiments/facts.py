@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
-from iclr_repro.core.data import locate, real_or_synthetic
+from iclr_repro.core.data import DataChoice, locate, real_or_synthetic
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.loki import figures
@@ -84,7 +84,7 @@ class ReleasedPositions:
 
     uses_seeds: ClassVar[bool] = False
 
-    data: Literal["auto", "real", "synthetic"] = parameter(
+    data: DataChoice = parameter(
         "the released files, random rows of the same number, or files with random rows in their place where missing"
     )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from iclr_repro.core.data import real_or_synthetic
+from iclr_repro.core.data import DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, nearest, parameter
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
@@ -56,7 +56,7 @@ class OfGames:
 
     uses_seeds: ClassVar[bool] = False
 
-    data: Literal["auto", "real", "synthetic"] = parameter(
+    data: DataChoice = parameter(
         "payoffs of the meta-games: auto, the real table or a generated one with a warning; real; synthetic"
     )
     runs: int = parameter("independent runs of every method, advanced together", low=2, high=100_000)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from iclr_repro.core import plotting
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.timing import time_in_turn
-from iclr_repro.topoformer import figures
 from iclr_repro.topoformer.attention import TopographicSelfAttention
 from iclr_repro.topoformer.baselines import materialised_attention, topographic_statistic_by_loop
 from iclr_repro.topoformer.classifier import TopoformerClassifier
@@ -96,7 +96,7 @@ class Efficiency:
             "n": self.repeats,
         }
         ratios = {name: value for name, value in metrics.items() if "_over_" in name and "memory" not in name}
-        return Result(metrics=metrics, figures={"ratios": figures.ratios(ratios)})
+        return Result(metrics=metrics, figures={"ratios": plotting.ratios(ratios)})
 
 
 def _statistic_without_tables(activations: np.ndarray) -> None:
