@@ -137,7 +137,12 @@ def test_a_claim_about_the_official_noise_asks_for_its_experiment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("turns", "verdict"), [([0.1, 0.2, 0.1, 0.1, -0.1], "reproduced"), ([0.1, 0.2, 0.1, -0.1, -0.1], "not reproduced")]
+    ("turns", "verdict"),
+    [
+        ([0.1, 0.2, 0.1, 0.1, -0.1], "reproduced"),
+        ([0.1, 0.2, 0.1, -0.1, -0.1], "not reproduced"),
+        ([0.1, 0.2, 0.1, 0.1, -2.9], "inconclusive"),  # as fast as waking on average, the other way round
+    ],
 )
 def test_the_sense_of_rotation_is_counted_over_seeds(turns: list[float], verdict: str) -> None:
     metrics = {

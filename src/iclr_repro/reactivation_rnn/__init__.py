@@ -29,6 +29,8 @@ from iclr_repro.reactivation_rnn.analysis import (
     mean_squared_displacement,
     occupied_fraction,
     output_variance,
+    reach,
+    smooth_share,
     step_distances,
 )
 from iclr_repro.reactivation_rnn.cells import HeadDirectionCells, PlaceCells
@@ -73,11 +75,13 @@ __all__ = [
     "output_variance",
     "quiescent_run",
     "ratinabox_path",
+    "reach",
     "recorded_path",
     "replay_run",
     "score_theory",
     "simulate_head_direction",
     "simulate_navigation",
+    "smooth_share",
     "state_density",
     "step_distances",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import Result, parameter
@@ -12,6 +13,7 @@ from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.reactivation_rnn import figures
 from iclr_repro.reactivation_rnn.analysis import step_distances
+from iclr_repro.reactivation_rnn.cells import PlaceCells
 from iclr_repro.reactivation_rnn.data import Path2D, load_sargolini, synthetic_path
 from iclr_repro.reactivation_rnn.density import kl_divergence, kl_from_uniform, scott_factor
 from iclr_repro.reactivation_rnn.experiments._networks import OfNavigation, decoding_error
@@ -46,6 +48,7 @@ class RealBehaviour(OfNavigation):
         simulated = self.tests(run, "u", self.trajectories)
         uniform = run.rng("starts").uniform(-SIDE_M / 2, SIDE_M / 2, size=test.start.shape)
         starts = dict(zip(_STARTS, (test.start, uniform, np.zeros_like(uniform)), strict=True))
+        read = _read(cells, run.rng("uniform").uniform(-SIDE_M / 2, SIDE_M / 2, size=test.targets.shape))
         rng = run.rng("kl")
         decoded = {}
         for name in self.nets:
@@ -75,6 +78,8 @@ class RealBehaviour(OfNavigation):
                 if start == "uniform":
                     decoded[f"{name} quiescent"] = late
             found.add(f"{name}/kl/uniform_box", kl_from_uniform(p, side_m=SIDE_M, rng=rng, num_samples=self.kl_samples))
+            q = density_of(read, num=self.kde_points, rng=rng, num_pool=active.shape[0] * active.shape[1])
+            found.add(f"{name}/kl/uniform_read", kl_divergence(q, p, rng=rng, num_samples=self.kl_samples))
             q = density_of(simulated.targets, num=self.kde_points, rng=rng)
             found.add(f"{name}/kl/simulated", kl_divergence(q, p, rng=rng, num_samples=self.kl_samples))
         found.add("bandwidth_factor", scott_factor(test.targets.shape[0] * test.targets.shape[1], 2))
@@ -96,3 +101,9 @@ class RealBehaviour(OfNavigation):
         starts = starts[starts // block == (starts + self.num_steps) // block]
         testing = starts // block % _EVERY == _EVERY - 1
         return starts[~testing], starts[testing]
+
+
+def _read(cells: PlaceCells, positions: np.ndarray) -> np.ndarray:
+    """Positions as a perfect network would say them: through the place cells and the decoder."""
+    code = cells.encode(torch.from_numpy(positions.astype(np.float32)).to(cells.centers.device))
+    return cells.decode(code).cpu().numpy().astype(np.float64)
