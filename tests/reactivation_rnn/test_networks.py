@@ -52,10 +52,16 @@ def test_the_fused_scan_is_a_loop_over_steps(bias: bool) -> None:
 
 
 def test_the_loop_in_the_official_style_computes_the_same() -> None:
-    network = NoisyRNN(2, UNITS, CELLS, sigma_step=0.0)
+    """With equal noise: in each step it draws for the input, for the state, and for the output."""
+    network = NoisyRNN(2, UNITS, CELLS, sigma_step=0.1)
     x, code = inputs()
-    hidden, output = official_style_forward(network, x.transpose(0, 1), code, generator=generator())
-    assert_same_gradients(network, network(x, code), (hidden.transpose(0, 1), output.transpose(0, 1)), tolerance=1e-5)
+    hidden, output = official_style_forward(network, x.transpose(0, 1), code, generator=generator(3))
+    stream = generator(3)
+    drawn = [[torch.randn(BATCH, size, generator=stream) for size in (2, UNITS, CELLS)] for _ in range(STEPS)]
+    ours = network(x, code, unit_noise_TBN=torch.stack([step[1] for step in drawn]))
+    silent = network(x, code, unit_noise_TBN=torch.zeros(STEPS, BATCH, UNITS))
+    assert not torch.allclose(ours.hidden, silent.hidden, atol=1e-2)
+    assert_same_gradients(network, ours, (hidden.transpose(0, 1), output.transpose(0, 1)), tolerance=1e-5)
 
 
 def test_the_fused_gru_is_a_loop_over_steps() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from iclr_repro.core.statistics import log_log_slopes
+from iclr_repro.reactivation_rnn.density import RATIO_CLIP
 from iclr_repro.reactivation_rnn.trajectories import wrap_angle
 
 
@@ -103,19 +104,12 @@ class PrincipalComponents:
 def bearing_kl(quiescent: np.ndarray, active: np.ndarray, *, num_bins: int = 36, floor: float = 1e-12) -> float:
     """Return KL(q || p) in nats of the histograms of bearings on [-pi, pi], `floor` added to the frequencies of q.
 
-    Where p has an empty bin that q visits, the result is infinite: it is refused.
-
-    Raises:
-        ValueError: p has an empty bin that q visits.
+    Where p has an empty bin that q visits, the ratio is 1e7, the clip of the densities of positions: 16.1 nats at most.
     """
     q, p = (np.histogram(part, bins=num_bins, range=(-np.pi, np.pi))[0] / part.size for part in (quiescent, active))
-    if (p[q > 0] == 0).any():
-        raise ValueError(
-            f"active: {int((p == 0).sum())} of {num_bins} bins are empty: use more trajectories or fewer bins"
-        )
     q = q + floor
-    kept = p > 0
-    return float((q[kept] * np.log(q[kept] / p[kept])).sum())
+    ratio = np.minimum(q / np.maximum(p, floor), RATIO_CLIP)
+    return float((q * np.log(ratio)).sum())
 
 
 def angular_steps(bearing_TB: Float[np.ndarray, "T B"], *, lag: int = 1) -> Float[np.ndarray, "T1 B"]:

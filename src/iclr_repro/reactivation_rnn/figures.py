@@ -203,7 +203,9 @@ def head_direction(
             points = projections[name][phase].reshape(-1, 2)
             colors = angles.ravel()
             shown = np.linspace(0, len(points) - 1, min(len(points), 3000)).astype(int)
-            row[1 + number].scatter(*points[shown].T, c=colors[shown], cmap="twilight", s=1, linewidths=0)
+            row[1 + number].scatter(
+                *points[shown].T, c=colors[shown], cmap="twilight", s=1, linewidths=0, rasterized=True
+            )
             limits = _limits(projections[name]["active"])
             row[1 + number].set(title=f"{phase}, PC 1 and 2", xlim=limits, ylim=limits, aspect="equal")
             row[1 + number].title.set_fontsize(8)

@@ -20,12 +20,13 @@ from iclr_repro.reactivation_rnn.analysis import (
     step_distances,
 )
 from iclr_repro.reactivation_rnn.density import KernelDensity, RaisedDensity, jittered, kl_divergence, thinned
-from iclr_repro.reactivation_rnn.experiments._networks import KINDS, OfNavigation, Trained
+from iclr_repro.reactivation_rnn.experiments._networks import KINDS, OfNavigation, Trained, check_nets
 from iclr_repro.reactivation_rnn.experiments.spatial import JITTER_M, SIDE_M, density_of
 from iclr_repro.reactivation_rnn.quiescence import active_run, quiescent_run
 from iclr_repro.reactivation_rnn.replay import Replay, replay_run
 from iclr_repro.reactivation_rnn.trajectories import Trajectories
 
+_SHORTEST = 10  # steps of a run from a common start
 _LAGS = [1, 2, 5, 10, 20, 50, 100, 200]
 _COMMON_FACTOR = 20_000 ** (-1 / 6)  # bandwidth factor of both densities of C15
 
@@ -37,6 +38,10 @@ class _OfTrained(OfNavigation):
     nets: tuple[str, ...] = parameter("networks", choices=["nt_u", "dt_u", "nt_b", "dt_b"])
     kde_points: int = parameter("of a pool that a density is estimated from", low=10)
     kl_samples: int = parameter("of a KL estimate", low=10)
+
+    def __post_init__(self) -> None:
+        """Refuse a run without a network."""
+        check_nets(self.nets)
 
     def networks(self, run: Run) -> tuple[dict[str, Trained], dict[str, Trajectories]]:
         """Return the trained networks, and the test trajectories of their behaviours."""
@@ -55,9 +60,14 @@ class CommonStart(_OfTrained):
     windows: tuple[int, ...] = parameter("boundaries in steps of the windows whose density is compared", low=0)
 
     def __post_init__(self) -> None:
-        """Refuse windows that are none."""
+        """Refuse windows that are none, or a run that is too short to speak of motion."""
+        super().__post_init__()
         if len(self.windows) < 2 or list(self.windows) != sorted(set(self.windows)):
             raise ValueError(f"windows: got {list(self.windows)}, expected at least two boundaries, ascending")
+        if self.windows[-1] < _SHORTEST:
+            raise ValueError(
+                f"windows: got {list(self.windows)}, expected the last boundary at {_SHORTEST} steps or later"
+            )
 
     def run(self, run: Run) -> Result:
         """Start all quiescent runs at the centre and compare each window of time with the own active distribution."""
@@ -110,6 +120,12 @@ class ScoreAlignment(_OfTrained):
     probes: int = parameter("states at which drift and score are compared", low=10)
     temperatures: tuple[float, ...] = parameter("variance factors c", low=0.01)
     temperature_steps: int = parameter("of a quiescent run", low=10)
+
+    def __post_init__(self) -> None:
+        """Refuse more components than units, and temperatures of networks without noise."""
+        check_nets(self.nets, noisy=True)
+        if self.components > self.num_units:
+            raise ValueError(f"components: got {self.components}, expected at most num_units, {self.num_units}")
 
     def run(self, run: Run) -> Result:
         """Compare drifts with scores; run at several temperatures and compare with p^(2/c)."""
@@ -184,6 +200,9 @@ class ReplayDynamics(_OfTrained):
 
     def __post_init__(self) -> None:
         """Refuse dynamics that do not exist."""
+        super().__post_init__()
+        if not self.dynamics:
+            raise ValueError("dynamics: got none, expected at least one, e.g. base: {}")
         for name, options in self.dynamics.items():
             try:
                 Replay(**options)

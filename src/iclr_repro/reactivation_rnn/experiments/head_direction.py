@@ -30,6 +30,7 @@ from iclr_repro.reactivation_rnn.trajectories import Trajectories, simulate_head
 _LEAK = 0.5  # dt / tau, table A.2
 _RING_STEPS = 200  # first quiescent steps, of the radius
 _LONGEST, _LAG = 1.0, 10  # rad, of a turn that is no leap: over four standard deviations; steps of `reach` (C17)
+_LEAST_BEARINGS = 360
 _BIASED = {"unbiased": False, "counter_clockwise": True}
 
 
@@ -43,6 +44,7 @@ class HeadDirection:
     batch_size: int = parameter("B, trajectories of an update", low=1)
     num_steps: int = parameter("T of a trajectory", low=2)
     updates: int = parameter("of a training", low=1)
+    eval_every: int = parameter("updates between tests during a training (100: paper)", low=1)
     learning_rate: float = parameter("of Adam; the largest of one_cycle", low=0.0)
     schedule: Schedule = parameter("of the learning rate: constant (paper) or one_cycle")
     sigma_step: float = parameter("noise of a step, sigma sqrt(dt)", low=0.0)
@@ -54,12 +56,17 @@ class HeadDirection:
     active_turn_steps: int = parameter("first steps of the active run whose turns are measured", low=_LAG + 2)
 
     def __post_init__(self) -> None:
-        """Refuse behaviours that are none, and turns beyond the run."""
+        """Refuse behaviours that are none, turns beyond the run, and too few bearings for a histogram."""
         if not self.behaviours:
             raise ValueError(f"behaviours: got none, expected one or more of {', '.join(_BIASED)}")
         if self.active_turn_steps > self.num_steps:
             raise ValueError(
                 f"active_turn_steps: got {self.active_turn_steps}, expected at most num_steps, {self.num_steps}"
+            )
+        if (bearings := self.trajectories * self.num_steps) < _LEAST_BEARINGS:
+            raise ValueError(
+                f"trajectories: {self.trajectories} of {self.num_steps} steps are {bearings} bearings, "
+                f"expected at least {_LEAST_BEARINGS}: ten a bin of the histogram"
             )
 
     def run(self, run: Run) -> Result:
@@ -91,6 +98,7 @@ class HeadDirection:
                 learning_rate=self.learning_rate,
                 schedule=self.schedule,
                 updates=self.updates,
+                eval_every=self.eval_every,
                 recipe=None,
             )
             curves[name] = trained.curve

@@ -16,12 +16,12 @@ from iclr_repro.reactivation_rnn.analysis import step_distances
 from iclr_repro.reactivation_rnn.cells import PlaceCells
 from iclr_repro.reactivation_rnn.data import Path2D, load_sargolini, synthetic_path
 from iclr_repro.reactivation_rnn.density import kl_divergence, kl_from_uniform, scott_factor
-from iclr_repro.reactivation_rnn.experiments._networks import OfNavigation, decoding_error
+from iclr_repro.reactivation_rnn.experiments._networks import OfNavigation, check_nets, decoding_error
 from iclr_repro.reactivation_rnn.experiments.spatial import SIDE_M, density_of
 from iclr_repro.reactivation_rnn.quiescence import active_run, quiescent_run
 from iclr_repro.reactivation_rnn.trajectories import Trajectories
 
-_SYNTHETIC_POINTS = 6000
+_PATH_POINTS = 6000  # of the recording, and of a path in place of it
 _STARTS = ("test", "uniform", "centre")
 _BLOCK_WINDOWS, _EVERY = 5, 5  # every fifth block of the path, five windows long, is for tests: no point is in both
 
@@ -36,11 +36,21 @@ class RealBehaviour(OfNavigation):
     kde_points: int = parameter("of a pool that a density is estimated from", low=10)
     kl_samples: int = parameter("of a KL estimate", low=10)
 
+    def __post_init__(self) -> None:
+        """Refuse a run without a network, and windows of which a path does not hold enough."""
+        check_nets(self.nets)
+        longest = _PATH_POINTS // (_BLOCK_WINDOWS * _EVERY) - 1
+        if self.num_steps > longest:
+            raise ValueError(
+                f"num_steps: got {self.num_steps}, expected at most {longest}: every {_EVERY}th block of "
+                f"{_BLOCK_WINDOWS} windows is for tests, and a path has about {_PATH_POINTS} points"
+            )
+
     def run(self, run: Run) -> Result:
         """Train on four fifths of the path, test on the rest, compare quiescent positions with the active ones."""
         found = Measurements()
         path, kind = real_or_synthetic(
-            self.data, load_sargolini, lambda: synthetic_path(_SYNTHETIC_POINTS, rng=run.rng("path"))
+            self.data, load_sargolini, lambda: synthetic_path(_PATH_POINTS, rng=run.rng("path"))
         )
         cells = self.cells(run)
         training, testing = self._split(path)

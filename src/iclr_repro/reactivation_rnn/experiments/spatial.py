@@ -33,6 +33,7 @@ from iclr_repro.reactivation_rnn.experiments._networks import (
     KINDS,
     OfNavigation,
     Trained,
+    check_nets,
     decoding_error,
 )
 from iclr_repro.reactivation_rnn.quiescence import Recording, active_run, quiescent_run
@@ -62,7 +63,8 @@ class Spatial(OfNavigation):
     kl_samples: int = parameter("of a KL estimate", low=10)
 
     def __post_init__(self) -> None:
-        """Refuse a run that is too short for what is measured on it."""
+        """Refuse a run that is too short for what is measured on it, and one without a noisy network."""
+        check_nets(self.nets, noisy=True)  # the untrained control has its noise
         if self.variance_steps < max(self.kl_steps, self.variance_dropped + 2):
             raise ValueError(
                 f"variance_steps: got {self.variance_steps}, expected at least kl_steps, {self.kl_steps}, "
