@@ -17,7 +17,7 @@ registers the gymnasium environment `iclr_repro/PathIntegration-v0`.
 """
 
 from iclr_repro.reactivation_rnn import score_theory
-from iclr_repro.reactivation_rnn.alignment import alignment, state_density
+from iclr_repro.reactivation_rnn.alignment import alignment, contraction, state_density
 from iclr_repro.reactivation_rnn.analysis import (
     PrincipalComponents,
     angular_steps,
@@ -64,6 +64,7 @@ __all__ = [
     "angular_steps",
     "autocorrelation_time",
     "bearing_kl",
+    "contraction",
     "cumulative_variance",
     "diffusion_exponent",
     "jump_fraction",

@@ -274,6 +274,26 @@ def vector_fields(fields: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]
     return made
 
 
+def contraction(steps: Sequence[int], left: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """What is left of a perturbation against steps without input and noise, a panel a direction, both in log scale.
+
+    Args:
+        steps: at which it was measured.
+        left: name -> direction ("isotropic" or "along" the manifold) -> mean distance over the first one.
+    """
+    made, axes = figure(width=7.2, height=3.0, ncols=2, sharey=True)
+    for ax, (kind, label) in zip(
+        axes[0], {"isotropic": "any direction", "along": "along the manifold"}.items(), strict=True
+    ):
+        for number, (name, ratios) in enumerate(left.items()):
+            style = {"color": COLORS[number % len(COLORS)], "linestyle": "-" if "nt" in name else "--", "marker": "o"}
+            ax.loglog(steps, ratios[kind], label=title_of(name), **style)
+        ax.set(xlabel="steps", title=label)
+    axes[0, 0].set_ylabel("distance, relative to the first")
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    return made
+
+
 def temperatures(table: pd.DataFrame) -> Figure:
     """KL of quiescent positions to p (line) and to p^(2/c) (dashes) against c; index c, columns (net, reference)."""
     made, axes = figure(width=5.0, height=3.0)

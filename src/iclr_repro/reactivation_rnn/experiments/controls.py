@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.reactivation_rnn import figures
-from iclr_repro.reactivation_rnn.alignment import alignment, state_density
+from iclr_repro.reactivation_rnn.alignment import alignment, contraction, state_density
 from iclr_repro.reactivation_rnn.analysis import (
     autocorrelation_time,
     diffusion_exponent,
@@ -116,8 +117,9 @@ class CommonStart(_OfTrained):
 class ScoreAlignment(_OfTrained):
     """Whether the drift follows the score of the waking states, and what other temperatures do (10.1, 10.2)."""
 
-    components: int = parameter("principal components in which the score is estimated", low=2)
+    components: int = parameter("principal components in which the score is estimated", low=3)
     probes: int = parameter("states at which drift and score are compared", low=10)
+    contraction_steps: tuple[int, ...] = parameter("after which the rest of a perturbation is measured", low=1)
     temperatures: tuple[float, ...] = parameter("variance factors c", low=0.01)
     temperature_steps: int = parameter("of a quiescent run", low=10)
 
@@ -128,12 +130,12 @@ class ScoreAlignment(_OfTrained):
             raise ValueError(f"components: got {self.components}, expected at most num_units, {self.num_units}")
 
     def run(self, run: Run) -> Result:
-        """Compare drifts with scores; run at several temperatures and compare with p^(2/c)."""
+        """Compare drifts with scores, perturb, run at several temperatures and compare with p^(2/c)."""
         found = Measurements()
         nets, tests = self.networks(run)
         networks = {name: net.network for name, net in nets.items()}
         networks["untrained"] = self.untrained(run, next(iter(self.nets)))
-        fields = {}
+        fields, left = {}, {}
         for name, network in networks.items():
             cells = next(iter(nets.values())).cells
             test = tests[KINDS[name].behaviour] if name in nets else next(iter(tests.values()))
@@ -148,11 +150,26 @@ class ScoreAlignment(_OfTrained):
             for quantity, value in measured.metrics().items():
                 found.add(f"{name}/{quantity}", value)
             fields[name] = measured.plane()
+            left[name] = contraction(
+                network,
+                density,
+                num=self.probes,
+                length=math.sqrt(2 * self.num_units) * self.sigma_step,
+                steps=self.contraction_steps,
+                rng=run.rng(f"perturbations/{name}"),
+            )
+            for kind, ratios in left[name].items():
+                for steps, ratio in zip(self.contraction_steps, ratios, strict=True):
+                    found.add(f"{name}/contraction_{kind}/{steps}", float(ratio))
         table = self._temperatures(run, found, nets, tests)
         found.add("n", self.probes)
         return found.result(
             tables={"temperatures": table},
-            figures={"vector_fields": figures.vector_fields(fields), "temperatures": figures.temperatures(table)},
+            figures={
+                "vector_fields": figures.vector_fields(fields),
+                "contraction": figures.contraction(self.contraction_steps, left),
+                "temperatures": figures.temperatures(table),
+            },
         )
 
     def _temperatures(
