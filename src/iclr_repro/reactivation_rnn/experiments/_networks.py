@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ class OfNavigation:
         with seeded(run):
             if kind.gated:
                 return NoisyGRU(2, self.num_units, self.num_cells, **options).to(run.device)
-            return NoisyRNN(2, self.num_units, self.num_cells, bias=self.bias, **options).to(run.device)
+            options |= {"bias": self.bias, "compiled": compiles(run.device)}
+            return NoisyRNN(2, self.num_units, self.num_cells, **options).to(run.device)
 
     def trained(
         self,
@@ -192,7 +194,7 @@ def trained_network(
     folder = None
     if recipe is not None and run.loop.checkpoints is not None:
         sources = {key: value for key, value in _sources().items() if key.startswith("core/") or _trains(key)}
-        device = [run.device.type, torch.get_num_threads(), torch.__version__, np.__version__]
+        device = [run.device.type, torch.get_num_threads(), torch.__version__, np.__version__, compiles(run.device)]
         folder = run.dir.parents[3] / ".networks" / sha256_of_json([name, recipe, run.seed, device, sources])[:16]
         for _, state in load_checkpoints(folder, run.log) if folder.is_dir() else []:
             network.load_state_dict(state["network"])
@@ -245,6 +247,11 @@ def decoding_error(decoded: np.ndarray, targets: np.ndarray) -> float:
     if off.shape[-1] == 1:
         return float(np.abs(wrap_angle(off)).mean())
     return float(np.linalg.norm(off, axis=-1).mean())
+
+
+def compiles(device: torch.device) -> bool:
+    """Return whether vanilla networks are trained by a compiled scan there: on a GPU with Triton."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 @contextmanager

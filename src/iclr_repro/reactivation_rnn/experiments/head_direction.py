@@ -21,7 +21,7 @@ from iclr_repro.reactivation_rnn.analysis import (
     smooth_share,
 )
 from iclr_repro.reactivation_rnn.cells import BearingCode, HeadDirectionCells
-from iclr_repro.reactivation_rnn.experiments._networks import decoding_error, seeded, trained_network
+from iclr_repro.reactivation_rnn.experiments._networks import compiles, decoding_error, seeded, trained_network
 from iclr_repro.reactivation_rnn.networks import NoiseLaw, NoisyRNN
 from iclr_repro.reactivation_rnn.quiescence import active_run, quiescent_run
 from iclr_repro.reactivation_rnn.training import Schedule
@@ -86,6 +86,7 @@ class HeadDirection:
                     leak=_LEAK,
                     sigma_step=self.sigma_step,
                     noise_law=self.noise_law,
+                    compiled=compiles(run.device),
                 ).to(run.device)
             trained = trained_network(
                 run,
