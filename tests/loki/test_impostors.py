@@ -47,7 +47,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
         "evaluate_every": 60,
         "forgetting_every": 240,
     },
-    "suppression": {"quotas": [10, 20], "random_draws": 16},
+    "suppression": {"quotas": [10, 20]},
     "layer_balance": {"quota": 10, "crowding_quota": 10},
 }
 
