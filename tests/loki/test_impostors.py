@@ -3,8 +3,8 @@
 A small world takes the place of the preset of scale cpu. Each stand-in goes through the experiments' own code with the
 seeds 0, 1 and 2, and the claims judge its metrics over the seeds, as in a run. Asserted is that each stand-in is judged
 and not "reproduced", a frozen network and full fine-tuning in disguise "not reproduced" without doubt, and that LoKI
-itself is nowhere "not reproduced". The world was chosen on seed 0 so that LoKI passes there; with three seeds LoKI is not
-"reproduced" everywhere in so small a world: that is for scale cpu to say.
+itself is nowhere "not reproduced". The world was chosen on seed 0 so that LoKI passes there; with three seeds LoKI is
+not "reproduced" everywhere in so small a world: that is for scale cpu to say.
 """
 
 from __future__ import annotations
