@@ -1,4 +1,4 @@
-"""What the experiments measure and refuse, resume, and the code path of scale paper on a tiny local model."""
+"""What the experiments in TinyWorld and on the paper's tables measure, and what all experiments refuse."""
 
 from __future__ import annotations
 
@@ -163,6 +163,7 @@ def test_random_rows_like_others_are_as_many_in_each_layer() -> None:
         ("implanting", {"methods": []}, "methods: got none, expected some of full, lora"),
         ("implanting", {"bfcl": ["simple"]}, "bfcl ['simple'] measures task toolace, not reranker"),
         ("implanting", {"task": "toolace", "beir": "x"}, "beir 'x' measures task reranker, not toolace"),
+        ("implanting", {"equal_rate": 0.5}, "equal_rate 0.5 is not in learning_rates [0.003]"),
         ("implanting", {"task": "chat"}, "task: got 'chat', expected one of reranker, toolace"),
     ],
 )

@@ -1,9 +1,10 @@
 """A claim check that anything passes is worthless: stand-ins must fail the headline claims that they should fail.
 
 A small world takes the place of the preset of scale cpu. Each stand-in goes through the experiments' own code with the
-seeds 0, 1 and 2, and the claims judge its metrics over the seeds, as in a run. Asserted is that no stand-in is
-"reproduced", and that LoKI itself is nowhere "not reproduced" with these seeds and settings, so that a stand-in's
-failure is its own doing. Whether LoKI is "reproduced" is for scale cpu to say, not for this test.
+seeds 0, 1 and 2, and the claims judge its metrics over the seeds, as in a run. Asserted is that each stand-in is judged
+and not "reproduced", a frozen network and full fine-tuning in disguise "not reproduced" without doubt, and that LoKI
+itself is nowhere "not reproduced". The world was chosen on seed 0 so that LoKI passes there; with three seeds LoKI is
+not "reproduced" everywhere in so small a world: that is for scale cpu to say.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pytest
 from torch import nn
 
 from iclr_repro import command_line
-from iclr_repro.core.claims import Results, claims_of, judge
+from iclr_repro.core.claims import Check, Results, claims_of, judge
 from iclr_repro.core.experiment import build
 from iclr_repro.loki import claims, suppression
 from iclr_repro.loki.experiments import Retention, rows
@@ -59,17 +60,22 @@ def measured(folder: Path, *names: str, **changes: Any) -> Metrics:
     settings = command_line.checked_settings(command_line.compose(["paper=loki"]))["experiments"]
     metrics: Metrics = {}
     for name in names:
-        given = {**settings[name], **_WORLD, **_CHANGES[name], **changes}
-        found = [build(name, given).run(bare_run(folder / name, seed=seed)).metrics for seed in SEEDS]
-        metrics[name] = {
-            key: np.array([one[key] for one in found]) for key in found[0] if all(key in one for one in found)
-        }
+        chosen = {**settings[name], **_WORLD, **_CHANGES[name], **changes}
+        found = [build(name, chosen).run(bare_run(folder / name, seed=seed)).metrics for seed in SEEDS]
+        keys = dict.fromkeys(key for one in found for key in one)
+        # What a seed did not measure is not a number there, so that no claim can pass on the other seeds alone.
+        metrics[name] = {key: np.array([one.get(key, np.nan) for one in found]) for key in keys}
     return metrics
 
 
-def verdicts(metrics: Metrics) -> dict[str, str]:
+def checks(metrics: Metrics) -> dict[str, Check]:
     chosen = [one for one in claims_of(claims) if one.id in HEADLINE]
-    return {one.claim.id: one.check.verdict for one in judge(chosen, Results.from_metrics(metrics), "cpu")}
+    return {one.claim.id: one.check for one in judge(chosen, Results.from_metrics(metrics), "cpu")}
+
+
+def fails(check: Check) -> bool:
+    """Whether a claim was judged and not reproduced; one that could not be judged has not failed."""
+    return check.verdict in ("inconclusive", "not reproduced")
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +87,8 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metrics]:
 
 
 def test_the_method_itself_does_not_fail(genuine: Metrics) -> None:
-    assert "not reproduced" not in verdicts(genuine).values()
-    assert "not run" not in verdicts(genuine).values()
+    for claim, check in checks(genuine).items():
+        assert check.verdict in ("reproduced", "inconclusive"), claim
 
 
 def test_shuffled_attributions_fail(genuine: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,9 +101,9 @@ def test_shuffled_attributions_fail(genuine: Metrics, tmp_path: Path, monkeypatc
         return values.reshape(len(values), -1)[:, order].reshape(values.shape)
 
     monkeypatch.setattr(InTinyWorld, "attributions", shuffled)
-    found = verdicts({**genuine, **measured(tmp_path, "suppression", "layer_balance")})
-    assert found["C9"] != "reproduced"
-    assert found["C10"] != "reproduced"
+    found = checks({**genuine, **measured(tmp_path, "suppression", "layer_balance")})
+    assert fails(found["C9"])
+    assert fails(found["C10"])
 
 
 def test_attributions_of_an_untrained_network_fail(
@@ -110,7 +116,7 @@ def test_attributions_of_an_untrained_network_fail(
         return of_method(self, run, fresh)
 
     monkeypatch.setattr(InTinyWorld, "attributions", untrained)
-    assert verdicts({**genuine, **measured(tmp_path, "suppression")})["C9"] != "reproduced"
+    assert fails(checks({**genuine, **measured(tmp_path, "suppression")})["C9"])
 
 
 def test_random_rows_under_every_name_fail(genuine: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,17 +125,16 @@ def test_random_rows_under_every_name_fail(genuine: Metrics, tmp_path: Path, mon
     rng = np.random.default_rng(0)
     for module in (rows, suppression):
         monkeypatch.setattr(module, "select_rows", lambda a, q, **options: select_rows(a, q, **{"rng": rng, **options}))
-    found = verdicts({**genuine, **measured(tmp_path, "suppression", "layer_balance")})
-    assert found["C9"] != "reproduced"
-    assert found["C10"] != "reproduced"
+    found = checks({**genuine, **measured(tmp_path, "suppression", "layer_balance")})
+    assert fails(found["C9"])
+    assert fails(found["C10"])
 
 
 def test_a_frozen_network_fails(genuine: Metrics, tmp_path: Path) -> None:
     """It forgets nothing, and learns nothing."""
     frozen = measured(tmp_path, "retention", learning_rates=[0.0], equal_rate=0.0, steps=1, forgetting_every=1)
-    found = verdicts({**genuine, **frozen})
-    assert found["C6"] != "reproduced"
-    assert found["C10"] != "reproduced"
+    found = checks({**genuine, **frozen})
+    assert found["C6"].verdict == found["C10"].verdict == "not reproduced"
 
 
 def test_full_fine_tuning_in_disguise_fails(genuine: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,9 +143,8 @@ def test_full_fine_tuning_in_disguise_fails(genuine: Metrics, tmp_path: Path, mo
         return model
 
     monkeypatch.setattr(Retention, "_adapted", everything)
-    found = verdicts({**genuine, **measured(tmp_path, "retention", steps=60)})
-    assert found["C6"] != "reproduced"
-    assert found["C10"] != "reproduced"
+    found = checks({**genuine, **measured(tmp_path, "retention", steps=60)})
+    assert found["C6"].verdict == found["C10"].verdict == "not reproduced"
 
 
 # --- the claims on made-up results -----------------------------------------------------------------------------------

@@ -11,17 +11,19 @@ METRICS = {
     "gsm8k": "exact_match,strict-match",
     "hellaswag": "acc_norm,none",
     "winogrande": "acc,none",
-    "humaneval": "pass@1,create_test",
+    "humaneval_instruct": "pass@1,create_test",  # `humaneval` is for base models: a chat model scores near 0 there
     "ifeval": "prompt_level_strict_acc,none",
 }
 
 
-def benchmark_scores(model: Any, tokenizer: Any, tasks: Sequence[str], *, limit: int | None = None) -> dict[str, float]:
+def benchmark_scores(
+    model: Any, tokenizer: Any, tasks: Sequence[str], *, limit: int | None = None, batch_size: int = 1
+) -> dict[str, float]:
     """Return the metric in `METRICS` of each task of lm-evaluation-harness in percent; no tasks, no scores.
 
     Prompts go through the chat template. The paper used OpenCompass, whose prompts give other absolute scores: compare
-    relative degradation only. `humaneval` runs code that the model writes, which its metric does only where the
-    environment has HF_ALLOW_CODE_EVAL=1.
+    relative degradation only. `humaneval_instruct` runs code that the model writes, which its metric does only where
+    the environment has HF_ALLOW_CODE_EVAL=1.
 
     Raises:
         ImportError: lm-evaluation-harness, the extra `benchmarks`, is not installed.
@@ -37,7 +39,7 @@ def benchmark_scores(model: Any, tokenizer: Any, tasks: Sequence[str], *, limit:
             "benchmarks needs lm-evaluation-harness: pip install 'iclr-repro[benchmarks]', or set benchmarks=[]"
         ) from error
     found = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer),
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
         tasks=list(tasks),
         limit=limit,
         apply_chat_template=True,

@@ -111,6 +111,12 @@ def ndcg(gains: Mapping[str, int], scores: Mapping[str, float], k: int) -> float
     return float(reached / dcg_score([ideal], [ideal], k=k))
 
 
+def _best_is_relevant(gains: Mapping[str, int], scores: Mapping[str, float]) -> float:
+    """Return whether the best candidate has a gain; of several that are best, the share; 0 without candidates."""
+    best = [document for document, score in scores.items() if score == max(scores.values())]
+    return float(np.mean([gains.get(document, 0) > 0 for document in best])) if best else 0.0
+
+
 def retrieval_scores(
     model: nn.Module,
     tokenizer: Any,
@@ -119,7 +125,7 @@ def retrieval_scores(
     *,
     queries: int | None,
 ) -> dict[str, float]:
-    """Rerank each query's candidates; return the mean nDCG at 1 and 10 for both scores of the reranker.
+    """Rerank each query's candidates; return mean nDCG at 1 and 10, P, recall and MAP at 1 for both its scores.
 
     Args:
         model: trained on `reranker_messages`.
@@ -129,7 +135,7 @@ def retrieval_scores(
         queries: the first in sorted order; None: all that have a relevant document.
 
     Returns:
-        "expected/ndcg@1", "contrast/ndcg@10" and so on, and "n", the number of queries.
+        "expected/ndcg@1", "contrast/map@1" and so on, and "n", the number of queries.
 
     Raises:
         DataError: a candidate is not in the corpus.
@@ -146,6 +152,10 @@ def retrieval_scores(
             scores = {document: score(p) for document, p in zip(documents, p_N7.tolist(), strict=True)}
             for k in _CUTS:
                 values.setdefault(f"{name}/ndcg@{k}", []).append(ndcg(task.relevant[query], scores, k))
+            hit, relevant = _best_is_relevant(task.relevant[query], scores), len(task.relevant[query])
+            # With one place, average precision and recall are the same.
+            for metric, value in (("p@1", hit), ("recall@1", hit / relevant), ("map@1", hit / relevant)):
+                values.setdefault(f"{name}/{metric}", []).append(value)
     return {name: float(np.mean(of_query)) for name, of_query in values.items()} | {"n": float(len(chosen))}
 
 

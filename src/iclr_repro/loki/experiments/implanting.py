@@ -1,89 +1,71 @@
 """Implanting a task into a public model: the reranker and ToolACE settings of the paper (sheet 4.1, 4.2, 6.3).
 
-Every method starts from the same weights and sees the same rows in the same order at the same rate, one method after
-the other. At scale `cpu` the same code runs on a tiny random model with generated pairs: it shows that the code works,
-no more.
+Every method starts from the same weights, sees the same rows in the same order, and is trained at each rate of one
+grid, one after the other; `equal/...` is what it does at the one rate that the claims compare. At scale `cpu` the same
+code runs on a tiny random model with generated pairs: it shows that the code works, no more.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-import numpy as np
+import pandas as pd
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    get_cosine_schedule_with_warmup,
-)
+from transformers import get_cosine_schedule_with_warmup
 
 from iclr_repro.core.batches import ResumableBatches
-from iclr_repro.core.data import DATA_CHOICE, DataChoice, locate, real_or_synthetic
+from iclr_repro.core.data import locate
 from iclr_repro.core.experiment import DataKind, Result, parameter
-from iclr_repro.core.files import read_json
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
-from iclr_repro.loki.attribution import Rule, check_prompt_length
-from iclr_repro.loki.benchmarks import METRICS, benchmark_scores
+from iclr_repro.loki.benchmarks import benchmark_scores
 from iclr_repro.loki.bfcl import CATEGORIES, NO_CALL_CATEGORIES, SOME_CALL_CATEGORIES, load_bfcl
 from iclr_repro.loki.bfcl_scoring import answer_accuracy, bfcl_messages, greedy_answers
-from iclr_repro.loki.chat import byte_tokenizer, encode_dialogue, packed, padded
+from iclr_repro.loki.chat import encode_dialogue, packed, padded
 from iclr_repro.loki.experiments._public import (
+    TINY,
+    OfPublicModel,
     dialogue_loss,
     generated_pairs,
-    generated_questions,
     kept,
     no_attributions,
-    of_attributions,
-    scores_path,
 )
 from iclr_repro.loki.experiments._world import answer_loss, row_batches, seeded
-from iclr_repro.loki.methods import METHODS, ROW_STRATEGIES, method_model
-from iclr_repro.loki.metrics import forgetting
+from iclr_repro.loki.methods import METHODS, ROW_STRATEGIES, adapter_kept, method_model
 from iclr_repro.loki.positions import load_positions, save_positions
-from iclr_repro.loki.probing import knowledge_vector_attribution
-from iclr_repro.loki.prompts import Message, load_mmlu, mmlu_probes, toolace_messages
+from iclr_repro.loki.prompts import Message, toolace_messages
 from iclr_repro.loki.reranking import load_beir, load_run, pair_scores, retrieval_scores
 from iclr_repro.loki.selection import Positions, select_rows
-from iclr_repro.loki.suppression import SETS, suppress_rows
 from iclr_repro.loki.tinyworld import IGNORED
 
-_TINY = "tiny"  # the name of the random model
-_CORDA_PROMPTS = 256
+_PRESERVED_PROMPTS = 256  # that CorDA takes the covariance of; sampled evenly from the probe prompts
 _BFCL = (*CATEGORIES, *NO_CALL_CATEGORIES, *SOME_CALL_CATEGORIES)
+_FROM_FILE = ("loki", "loki_lora")  # whose rows may be given
+_GLOBAL = ("global_low", "global_high")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Implanting:
-    """Train a task into a model by each method; measure the task, general benchmarks, and what rows are worth."""
+class Implanting(OfPublicModel):
+    """Train a task into a model by each method at each rate; measure the task and general benchmarks."""
 
-    data: DataChoice = parameter(f"probe prompts of MMLU: {DATA_CHOICE}; see also `dataset`")
-    model: str = parameter("name or folder of a causal language model of transformers; tiny: a random Qwen2")
-    dtype: Literal["float32", "bfloat16"] = parameter("of the model; what is trained is in float32")
     task: Literal["reranker", "toolace"] = parameter("what is implanted")
     dataset: str | None = parameter("`datasets` name or folder in sharegpt form; null: generated reranker pairs")
     methods: tuple[str, ...] = parameter("what is compared", choices=METHODS)
     positions: str = parameter(
         "rows of loki and loki_lora; released: the authors'; kva: own attribution; else a file of `save_positions`"
     )
-    quota: float = parameter("q of the row methods", low=0.0, high=100.0, unit="%")
+    quota: float = parameter("q of the row methods but the global ones", low=0.0, high=100.0, unit="%")
+    global_quota: float = parameter("q of global_low and global_high", low=0.0, high=100.0, unit="%")
+    loki_quotas: tuple[float, ...] = parameter("further q of method loki", low=0.0, high=100.0, unit="%")
     lora_r: int = parameter("rank of the low-rank baselines", low=1)
     lora_alpha: float = parameter("their updates are scaled by alpha / r", low=0.0)
     loki_lora_r: int = parameter("rank of LoKI + LoRA", low=1)
-    probes: int = parameter("probe prompts of the attribution, the first of each MMLU subject in turn", low=1)
-    kva_steps: int = parameter("interpolation points m", low=1)
-    kva_rule: Rule = parameter("where they lie")
-    kva_batch: int = parameter("prompts at once", low=1)
-    suppression_quotas: tuple[float, ...] = parameter(
-        "q of the rows that are set to zero in the untrained model; []: none", low=0.0, high=100.0, unit="%"
-    )
-    random_draws: int = parameter("draws of random rows that are suppressed", low=1)
     samples: int | None = parameter("training samples; null: all", low=1)
     held_out: int = parameter("samples that the task is measured on", low=1)
     packing: bool = parameter("join dialogues to rows of `length` tokens; else a row each, cut there")
@@ -92,10 +74,9 @@ class Implanting:
     accumulation: int = parameter("micro-batches of an update", low=1)
     checkpointing: bool = parameter("compute activations again in the backward pass, for memory")
     epochs: int = parameter("passes over the rows", low=1)
-    learning_rate: float = parameter("highest, of every method", low=0.0)
+    learning_rates: tuple[float, ...] = parameter("grid of every method: the highest rate of a training", low=0.0)
+    equal_rate: float = parameter("the one that the claims compare methods at", low=0.0)
     warmup_frac: float = parameter("share of the updates", low=0.0, high=1.0)
-    benchmarks: tuple[str, ...] = parameter("tasks of lm-evaluation-harness; []: none", choices=tuple(METRICS))
-    benchmark_limit: int | None = parameter("questions of each benchmark; null: all", low=1)
     bfcl: tuple[str, ...] = parameter("categories of BFCL, for task toolace; []: none", choices=_BFCL)
     bfcl_limit: int | None = parameter("the first items of each category; null: all", low=1)
     max_new_tokens: int = parameter("of an answer to BFCL", low=1)
@@ -110,138 +91,108 @@ class Implanting:
             raise ValueError(f"bfcl {list(self.bfcl)} measures task toolace, not {self.task}: set bfcl=[]")
         if self.beir is not None and self.task != "reranker":
             raise ValueError(f"beir {self.beir!r} measures task reranker, not {self.task}: set beir=null")
+        if self.equal_rate not in self.learning_rates:
+            raise ValueError(f"equal_rate {self.equal_rate:g} is not in learning_rates {list(self.learning_rates)}")
         if not self.methods:
             raise ValueError(f"methods: got none, expected some of {', '.join(METHODS)}")
 
-    def run(self, run: Run) -> Result:
-        """Load, select, suppress; then train and measure each method. Adapters are saved in the run's folder.
+    @property
+    def needs_attributions(self) -> bool:
+        """Whether the rows of some method are chosen by an attribution."""
+        free = {"full", "lora", "dora", "pissa", "corda", "random"}
+        return not free.union(_FROM_FILE if self.positions != "kva" else ()).issuperset(self.methods)
 
-        What was measured before an interruption is not measured again.
+    def run(self, run: Run) -> Result:
+        """Load, select; then train and measure each method. Adapters are saved in the run's folder.
+
+        What was measured before an interruption is neither trained nor measured again.
         """
-        base, tokenizer = self._model(run)
-        prompts, kind = self._probe_prompts(run, tokenizer)
+        base, tokenizer = self.load_model(run)  # stays on the CPU and is copied for every method
+        prompts, kind = self.probe_prompts(run, tokenizer)
         dialogues, kind_of_task = self._dialogues(run)
         held_out, training = dialogues[: self.held_out], dialogues[self.held_out :]
         rows = [encode_dialogue(dialogue, tokenizer) for dialogue in training]
         metrics: dict[str, float] = {"n": len(held_out), "training/n": len(training), "probes/n": len(prompts)}
-
-        def measured(name: str, model: nn.Module) -> dict[str, float]:
-            """Scores of a model as name/...; forgetting against the original's benchmarks, where there are any."""
-            found = kept(run, name, lambda: self._scores(model, held_out, tokenizer))
-            return {f"{name}/{key}": value for key, value in found.items()} | self._forgetting(run, name)
-
         original = copy.deepcopy(base).to(run.device)
-        metrics |= measured("original", original)
-        attributions = self._attributions(run, original, prompts)
-        positions = self._positions(run, original, attributions)
-        if attributions is not None:
-            metrics |= of_attributions(attributions)
-            for name, suppressed in self._suppressed(run, attributions):
-                with suppress_rows(original, suppressed):
-                    metrics |= measured(name, original)
+        positions = self._positions(run, original, prompts)
+
+        def measured(name: str, scores: Callable[[], dict[str, float]]) -> dict[str, float]:
+            """Scores as name/...; forgetting against the original's benchmarks, where there are any."""
+            found = {f"{name}/{key}": value for key, value in kept(run, name, scores).items()}
+            return found | self.forgetting_of(run, name)
+
+        metrics |= measured("original", partial(self._scores, run, original, held_out, tokenizer))
         del original
+        clear_device_cache(garbage_collection=True)  # one copy at a time
+        curve = []
+        for name, (method, quota) in self._trained().items():
+            for rate in self.learning_rates:
+                prefix = "equal" if rate == self.equal_rate else f"lr{rate:g}"
+
+                def scores(name: str = name, method: str = method, quota: float = quota, rate: float = rate) -> Any:
+                    model = self._method_model(run, base, method, quota, positions.get(name), prompts)
+                    parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
+                    with adapter_kept(model, method, run.dir / "adapters" / f"{name}_lr{rate:g}"):
+                        self._train(run, model, f"{name}/lr{rate:g}", rate, rows)
+                        found = self._scores(run, model, held_out, tokenizer)
+                    return {"parameters": float(parameters), **found}
+
+                found = measured(f"{prefix}/{name}", scores)
+                clear_device_cache(garbage_collection=True)
+                metrics |= found
+                short = {key.removeprefix(f"{prefix}/{name}/"): value for key, value in found.items()}
+                curve.append({"method": name, "learning_rate": rate, **short})
+        real = kind == kind_of_task == "real" and self.model != TINY
+        return Result(
+            metrics=metrics,
+            tables={"rates": pd.DataFrame(curve).set_index("method")},
+            data="real" if real else "synthetic",
+        )
+
+    def _trained(self) -> dict[str, tuple[str, float]]:
+        """Return name -> method and quota; names of row methods have their quota."""
+        found = {}
         for method in self.methods:
-            model = self._method_model(run, base, method, positions.get(method), prompts)
-            trained = [one for one in model.parameters() if one.requires_grad]
-            metrics[f"{method}/parameters"] = sum(one.numel() for one in trained)
-            self._train(run, model, method, rows)
-            if method != "full":
-                model.save_pretrained(run.dir / method)  # type: ignore[operator]  # of PeftModel
-            metrics |= measured(method, model)
-            del model, trained
-        real = kind == kind_of_task == "real" and self.model != _TINY
-        return Result(metrics=metrics, data="real" if real else "synthetic")
-
-    def _model(self, run: Run) -> tuple[Any, Any]:
-        """Return the untrained model, which stays on the CPU and is copied for every method, and its tokenizer."""
-        if self.model != _TINY:
-            tokenizer = AutoTokenizer.from_pretrained(self.model, padding_side="left")
-            return AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype), tokenizer
-        tokenizer = byte_tokenizer()
-        config = Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-        )
-        with seeded(run, "initialisation"):
-            return Qwen2ForCausalLM(config).eval(), tokenizer
-
-    def _probe_prompts(self, run: Run, tokenizer: Any) -> tuple[list[list[int]], DataKind]:
-        rows, kind = real_or_synthetic(self.data, load_mmlu, lambda: generated_questions(self.probes, run.rng("mmlu")))
-        by_subject: dict[str, list[Any]] = {}
-        for row in rows:
-            by_subject.setdefault(row["subject"], []).append(row)
-        share = -(-self.probes // len(by_subject))
-        chosen = [row for questions in by_subject.values() for row in questions[:share]][: self.probes]
-        return mmlu_probes(chosen, tokenizer), kind
-
-    def _attributions(self, run: Run, model: nn.Module, prompts: list[list[int]]) -> np.ndarray | None:
-        """Return the attributions [N, L, d], or None where nothing is selected by them."""
-        given = {"full", "lora", "dora", "pissa", "corda", "random"}
-        if self.positions != "kva":
-            given |= {"loki", "loki_lora"}
-        if not self.suppression_quotas and given.issuperset(self.methods):
-            return None
-        for prompt in prompts:
-            check_prompt_length(model, len(prompt))
-        return knowledge_vector_attribution(
-            model,
-            prompts,
-            steps=self.kva_steps,
-            rule=self.kva_rule,
-            batch_size=self.kva_batch,
-            folder=run.dir / "attributions",
-            progress=lambda done, total: run.log.info("attribution: %d of %d prompts", done, total),
-        )
-
-    def _positions(self, run: Run, model: nn.Module, attributions: np.ndarray | None) -> dict[str, Positions]:
-        """Return the rows of each row method, and save them."""
-        found: dict[str, Positions] = {}
-        for method in (name for name in self.methods if name in ROW_STRATEGIES):
-            if method in ("loki", "loki_lora") and self.positions == "released":
-                name = self.model.rstrip("/").rpartition("/")[2]
-                found[method] = load_positions(locate(f"loki/pos_json/{name}/{self.quota:g}.json.gz"))
-            elif method in ("loki", "loki_lora") and self.positions != "kva":
-                found[method] = load_positions(self.positions)
-            else:
-                # Random rows need no attribution but the numbers of layers and rows.
-                shaped = no_attributions(model) if attributions is None else attributions
-                rng = run.rng("random rows")
-                found[method] = select_rows(shaped, self.quota, strategy=ROW_STRATEGIES[method], rng=rng)
-            save_positions(run.dir / f"positions_{method}.json", found[method])
+            quotas: tuple[float, ...] = (self.global_quota if method in _GLOBAL else self.quota,)
+            if method == "loki":
+                quotas += self.loki_quotas
+            for quota in quotas:
+                found[f"{method}_q{quota:g}" if method in ROW_STRATEGIES else method] = (method, quota)
         return found
 
-    def _suppressed(self, run: Run, attributions: np.ndarray) -> list[tuple[str, Positions]]:
-        """Return the sets of rows to suppress, each with its name."""
-        rng = run.rng("suppressed rows")
-        found = []
-        for quota in self.suppression_quotas:
-            for name, strategy in SETS.items():
-                found.append((f"suppressed/{name}/q{quota:g}", select_rows(attributions, quota, strategy=strategy)))
-            for draw in range(self.random_draws):
-                drawn = select_rows(attributions, quota, strategy="random", rng=rng)
-                found.append((f"suppressed/random{draw}/q{quota:g}", drawn))
-        return found
-
-    def _forgetting(self, run: Run, name: str) -> dict[str, float]:
-        if not self.benchmarks or name == "original":
+    def _positions(self, run: Run, model: nn.Module, prompts: list[list[int]]) -> dict[str, Positions]:
+        """Return the rows of each row method by its name with the quota, and save them."""
+        chosen = {name: one for name, one in self._trained().items() if one[0] in ROW_STRATEGIES}
+        if not chosen:
             return {}
-        before, after = (read_json(scores_path(run, one)) for one in ("original", name))
-        lost = forgetting(*({task: scores[task] for task in self.benchmarks} for scores in (before, after)))
-        return {f"{name}/forgetting/average": lost.average, f"{name}/forgetting/clipped": lost.clipped}
+        # Random rows need no attribution but the numbers of layers and rows.
+        attributions = self.attributions(run, model, prompts) if self.needs_attributions else no_attributions(model)
+        found: dict[str, Positions] = {}
+        for name, (method, quota) in chosen.items():
+            if method in _FROM_FILE and self.positions == "released":
+                of_model = self.model.rstrip("/").rpartition("/")[2]
+                found[name] = load_positions(locate(f"loki/pos_json/{of_model}/{quota:g}.json.gz"))
+            elif method in _FROM_FILE and self.positions != "kva":
+                found[name] = load_positions(self.positions)
+            else:
+                rng = run.rng("random rows")
+                found[name] = select_rows(attributions, quota, strategy=ROW_STRATEGIES[method], rng=rng)
+            save_positions(run.dir / f"positions_{name}.json", found[name])
+        return found
 
     def _method_model(
-        self, run: Run, base: nn.Module, method: str, rows: Positions | None, prompts: list[list[int]]
+        self,
+        run: Run,
+        base: nn.Module,
+        method: str,
+        quota: float,
+        rows: Positions | None,
+        prompts: list[list[int]],
     ) -> nn.Module:
         model = copy.deepcopy(base).to(run.device)
 
         def preserve() -> None:
-            for prompt in prompts[:: max(len(prompts) // _CORDA_PROMPTS, 1)][:_CORDA_PROMPTS]:
+            for prompt in prompts[:: max(len(prompts) // _PRESERVED_PROMPTS, 1)][:_PRESERVED_PROMPTS]:
                 model(input_ids=torch.tensor([prompt], device=run.device), use_cache=False)
 
         with seeded(run, f"adapter/{method}"):
@@ -249,15 +200,29 @@ class Implanting:
                 method,
                 model,
                 rows=rows,
+                quota=quota,
                 r=self.lora_r,
                 alpha=self.lora_alpha,
                 loki_r=self.loki_lora_r,
                 preserve=preserve,
             )
 
-    def _scores(self, model: nn.Module, held_out: Sequence[Sequence[Message]], tokenizer: Any) -> dict[str, float]:
-        """Return how a model does at the task and at the benchmarks; the latter by their own names, in percent."""
-        found = {"loss": dialogue_loss(model, held_out, tokenizer)}
+    def _scores(
+        self, run: Run, model: nn.Module, held_out: Sequence[Sequence[Message]], tokenizer: Any
+    ) -> dict[str, float]:
+        """Return how a model does at the task and at the benchmarks; the latter by their own names, in percent.
+
+        The model's weights become float32, which changes none of them, so that all models are scored alike.
+        """
+        model.float()
+        with self.scoring(run):
+            found = {"loss": dialogue_loss(model, held_out, tokenizer)} | self._task_scores(model, held_out, tokenizer)
+            return found | benchmark_scores(
+                model, tokenizer, self.benchmarks, limit=self.benchmark_limit, batch_size=self.benchmark_batch
+            )
+
+    def _task_scores(self, model: nn.Module, held_out: Sequence[Sequence[Message]], tokenizer: Any) -> dict[str, float]:
+        found: dict[str, float] = {}
         if self.task == "reranker":
             found |= {f"reranker/{key}": value for key, value in pair_scores(model, tokenizer, held_out).items()}
         if self.beir is not None:
@@ -268,8 +233,9 @@ class Implanting:
             items = load_bfcl(category)[: self.bfcl_limit]
             prompts = [bfcl_messages(item) for item in items]
             answers = greedy_answers(model, tokenizer, prompts, max_new_tokens=self.max_new_tokens)
-            found |= {f"bfcl/{category}": answer_accuracy(answers, items), f"bfcl/{category}/n": float(len(items))}
-        return found | benchmark_scores(model, tokenizer, self.benchmarks, limit=self.benchmark_limit)
+            found[f"bfcl/{category}"] = 100 * answer_accuracy(answers, items)
+            found[f"bfcl/{category}/n"] = float(len(items))
+        return found
 
     def _dialogues(self, run: Run) -> tuple[list[list[Message]], DataKind]:
         rng = run.rng("dialogues")
@@ -299,14 +265,14 @@ class Implanting:
         )
         return batches, len(learnt)
 
-    def _train(self, run: Run, model: Any, method: str, rows: Sequence[tuple[list[int], list[int]]]) -> None:
+    def _train(self, run: Run, model: Any, name: str, rate: float, rows: Sequence[tuple[list[int], list[int]]]) -> None:
         if self.checkpointing:  # transformers 5 has the first name
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         batches, num_rows = self._batches(run, rows)
         steps = max(self.epochs * num_rows // self.batch_size, 1)
         trained = [one for one in model.parameters() if one.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
         learner = Supervised(
             model.train(),
             answer_loss,
@@ -318,5 +284,5 @@ class Implanting:
             accumulation=self.accumulation,
             clip_norm=1.0,
         )
-        run.fit(learner, steps, name=method, log_every=10)
+        run.fit(learner, steps, name=name, log_every=10)
         model.eval()
