@@ -2,13 +2,15 @@
 
 A small world takes the place of the preset of scale cpu. Each stand-in goes through the experiments' own code with the
 seeds 0, 1 and 2, and the claims judge its metrics over the seeds, as in a run. Asserted is that each stand-in is judged
-and not "reproduced", a frozen network and full fine-tuning in disguise "not reproduced" without doubt, and that LoKI
-itself is nowhere "not reproduced". The world was chosen on seed 0 so that LoKI passes there; with three seeds LoKI is
-not "reproduced" everywhere in so small a world: that is for scale cpu to say.
+and not "reproduced", with the mean of a part on the wrong side of its threshold, a frozen network and full fine-tuning
+in disguise "not reproduced" without doubt, and that every mean of LoKI itself is on the right side. The world was
+chosen on seed 0 so that LoKI passes there; with three seeds LoKI is not "reproduced" everywhere in so small a world:
+that is for scale cpu to say.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,9 +75,20 @@ def checks(metrics: Metrics) -> dict[str, Check]:
     return {one.claim.id: one.check for one in judge(chosen, Results.from_metrics(metrics), "cpu")}
 
 
+def wrong(check: Check) -> list[str]:
+    """The parts of a claim whose mean is on the wrong side of the threshold."""
+    sides = {">": operator.gt, ">=": operator.ge, "<=": operator.le}
+    found = []
+    for part in check.parts:
+        *_, sign, bound = part.threshold.split()
+        if not sides[sign](float(np.mean(part.values)), float(bound)):
+            found.append(part.name)
+    return found
+
+
 def fails(check: Check) -> bool:
-    """Whether a claim was judged and not reproduced; one that could not be judged has not failed."""
-    return check.verdict in ("inconclusive", "not reproduced")
+    """Whether a claim was judged, was not reproduced, and is contradicted by the mean of a part at least."""
+    return check.verdict in ("inconclusive", "not reproduced") and bool(wrong(check))
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +102,7 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metrics]:
 def test_the_method_itself_does_not_fail(genuine: Metrics) -> None:
     for claim, check in checks(genuine).items():
         assert check.verdict in ("reproduced", "inconclusive"), claim
+        assert wrong(check) == [], claim
 
 
 def test_shuffled_attributions_fail(genuine: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
