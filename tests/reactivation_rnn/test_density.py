@@ -121,3 +121,9 @@ def test_a_thinned_pool_keeps_the_bandwidth_of_all_of_it() -> None:
     assert density.factor == scott_factor(5000, 2)
     assert len(np.unique(thinned(pool.reshape(-1, 2), 400, rng=np.random.default_rng(0)), axis=0)) == 400
     assert jittered(np.zeros((9, 2)), std=1.0, rng=np.random.default_rng(0)).std() > 0.5
+
+
+@pytest.mark.parametrize("factor", [0.0, -0.1, float("nan"), float("inf")])
+def test_a_bandwidth_that_is_none_is_refused(factor: float) -> None:
+    with pytest.raises(ValueError, match=f"factor: got {factor}, expected a number > 0"):
+        KernelDensity(np.random.default_rng(0).normal(size=(10, 2)), factor=factor)

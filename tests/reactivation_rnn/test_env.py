@@ -50,7 +50,9 @@ def test_the_same_seed_gives_the_same_episode() -> None:
     assert (first == again).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"drift": 0.05}, {"side_m": 1.0}, {"start_range": "double"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"drift": 0.05}, {"side_m": 1.0}, {"side_m": 0.1}, {"speed_scale": 3.0}, {"start_range": "double"}]
+)
 def test_observations_lie_in_their_space(options: dict[str, Any]) -> None:
     env = make(num_steps=200, **options).unwrapped
     for seed in range(40):

@@ -17,6 +17,7 @@ from iclr_repro.core.experiment import build
 from iclr_repro.reactivation_rnn import claims, figures
 from iclr_repro.reactivation_rnn.data import Path2D
 from iclr_repro.reactivation_rnn.experiments.real_behaviour import RealBehaviour
+from iclr_repro.reactivation_rnn.experiments.variants import VARIANTS
 from support import bare_run
 
 
@@ -63,6 +64,27 @@ def test_all_networks_of_a_seed_start_from_the_same_weights(tmp_path: Path) -> N
     assert not (noisy.recurrent.weight == other.recurrent.weight).all()
 
 
+def test_the_first_test_trajectories_are_the_same_for_every_number(tmp_path: Path) -> None:
+    """So that networks that experiments share are tested on the same."""
+    experiment: Any = build("common", SMOKE["common_start"])
+    few, same, more = (experiment.tests(bare_run(tmp_path), "u", num) for num in (20, 32, 50))
+    assert [len(some) for some in (few, same, more)] == [20, 32, 50]
+    for some in (few, more):
+        for name in ("start", "inputs", "targets"):
+            shared, own = (np.moveaxis(getattr(each, name), -2, 0)[:20] for each in (same, some))
+            assert (shared == own).all()
+
+
+def test_variants_change_one_thing_each(tmp_path: Path) -> None:
+    config = {**SMOKE["variants"], **SHORT, "variants": list(VARIANTS), "replay_steps": 40}
+    result = build("variants", config).run(bare_run(tmp_path))
+    result.check()
+    assert list(result.tables["variants"].index) == list(VARIANTS)
+    assert [len(changes) for _, changes in VARIANTS.values()] == [0, 1, 1, 1, 1, 1, 0, 1]
+    steps = result.tables["variants"]["step_quiescent"]
+    assert steps.nunique() == len(steps)
+
+
 def test_head_direction_measures_both_behaviours(tmp_path: Path) -> None:
     config = {**SMOKE["head_direction"], "behaviours": ["unbiased", "counter_clockwise"], "updates": 5}
     result = build("hd", config).run(bare_run(tmp_path))
@@ -106,6 +128,7 @@ def test_generated_paths_are_marked_and_not_judged(tmp_path: Path) -> None:
         ("common_start", {"windows": [100, 50]}, "windows: got [100, 50], expected at least two boundaries, ascending"),
         ("common_start", {"windows": [0, 5]}, "windows: got [0, 5], expected the last boundary at 10 steps or later"),
         ("common_start", {"nets": []}, "nets: got [], expected at least one"),
+        ("common_start", {"num_steps": 10}, "num_steps: got 10, expected more than the 10 that motion is judged over"),
         ("spatial", {"nets": []}, "nets: got [], expected one that is trained with noise, e.g. nt_u"),
         ("spatial", {"nets": ["dt_u"]}, "nets: got ['dt_u'], expected one that is trained with noise"),
         ("spatial", {"num_steps": 10}, "num_steps: got 10, expected more than the 10 that motion is judged over"),
@@ -161,7 +184,7 @@ def test_the_scales_keep_the_constants_of_the_method() -> None:
 TINY = {
     "num_units": 16, "num_cells": 64, "batch_size": 4, "num_steps": 12, "updates": 3, "eval_every": 2,
     "trajectories": 100, "kl_steps": 20, "variance_steps": 30, "variance_dropped": 10, "variance_trajectories": 20,
-    "pca_trajectories": 20, "pca_steps": 20, "kl_samples": 50, "histogram_steps": 20, "turn_steps": 20,
+    "pca_trajectories": 20, "pca_steps": 20, "kl_samples": 50, "histogram_steps": 24, "turn_steps": 20,
     "active_turn_steps": 12, "windows": [0, 10, 20], "components": 4, "probes": 20, "temperature_steps": 20,
     "replay_steps": 20, "data": "synthetic", "cases": 2, "draws": 50, "chains": 20, "dropped": 5,
     "sizes": [[8, 8, 4]], "batch": 4, "kde": [50, 20], "repeats": 2,

@@ -32,6 +32,16 @@ class Activity:
     output: Tensor
 
 
+def check_not_negative(name: str, value: float) -> None:
+    """Refuse what is no strength of noise.
+
+    Raises:
+        ValueError: `value` is negative, infinite or NaN.
+    """
+    if not (math.isfinite(value) and value >= 0.0):
+        raise ValueError(f"{name}: got {value}, expected a number >= 0")
+
+
 class _NoisyNetwork(nn.Module):
     """What both networks share: encoder, readout, noise; abstract."""
 
@@ -43,8 +53,7 @@ class _NoisyNetwork(nn.Module):
             raise ValueError(f"noise_law: got {noise_law!r}, expected one of {', '.join(get_args(NoiseLaw))}")
         if not 0.0 < leak <= 1.0:
             raise ValueError(f"leak: got {leak}, expected dt / tau in (0, 1]")
-        if not (math.isfinite(sigma_step) and sigma_step >= 0.0):
-            raise ValueError(f"sigma_step: got {sigma_step}, expected a number >= 0")
+        check_not_negative("sigma_step", sigma_step)
         self.num_inputs, self.num_units, self.num_cells = num_inputs, num_units, num_cells
         self.leak, self.sigma_step, self.noise_law = leak, sigma_step, noise_law
         self.encoder = nn.Linear(num_cells, num_units, bias=False)

@@ -111,8 +111,25 @@ class OfNavigation:
         return cells.to(run.device)
 
     def tests(self, run: Run, behaviour: str, num: int) -> Trajectories:
-        """Return the seed's first `num` test trajectories of a behaviour; call it once a run and behaviour."""
-        return simulate_navigation(num, self.num_steps, rng=run.rng(f"test/{behaviour}"), arena=self.arena(behaviour))
+        """Return the seed's test trajectories of a behaviour; call it once a run and behaviour.
+
+        The first `trajectories` are the same whatever `num` is, so that all experiments test networks on the same ones;
+        those beyond them are draws of their own.
+        """
+        first, beyond = (
+            simulate_navigation(max(1, many), self.num_steps, rng=run.rng(stream), arena=self.arena(behaviour))
+            for stream, many in (
+                (f"test/{behaviour}", self.trajectories),
+                (f"test/{behaviour}/beyond", num - self.trajectories),
+            )
+        )
+        if num == self.trajectories:
+            return first
+        return Trajectories(
+            np.concatenate([first.start, beyond.start])[:num],
+            np.concatenate([first.inputs, beyond.inputs], axis=1)[:, :num],
+            np.concatenate([first.targets, beyond.targets], axis=1)[:, :num],
+        )
 
     def untrained(self, run: Run, name: str) -> Network:
         """Return a network as it is before training; all of one architecture and seed start from the same weights."""
@@ -208,7 +225,7 @@ def trained_network(
         learning_rate=learning_rate,
         schedule=schedule,
         steps=updates,
-        generator=run.torch_rng(f"noise/{name}"),
+        generator=noise_generator(run, f"noise/{name}"),
     )
 
     def evaluate() -> dict[str, float]:
@@ -224,6 +241,14 @@ def trained_network(
     if folder is not None:
         save_checkpoint(folder, updates, {"network": dict(network.state_dict()), "curve": curve})
     return Trained(network, cells, curve)
+
+
+def noise_generator(run: Run, name: str) -> torch.Generator:
+    """Return a generator of the noise of training that draws where the run computes; on a CPU the stream itself."""
+    stream = run.torch_rng(name)
+    if run.device.type == "cpu":
+        return stream
+    return torch.Generator(run.device).manual_seed(stream.initial_seed())
 
 
 def check_nets(nets: Sequence[str], *, noisy: bool = False) -> None:

@@ -22,7 +22,7 @@ from iclr_repro.reactivation_rnn.analysis import (
 )
 from iclr_repro.reactivation_rnn.density import KernelDensity, RaisedDensity, jittered, kl_divergence, thinned
 from iclr_repro.reactivation_rnn.experiments._networks import KINDS, OfNavigation, Trained, check_nets
-from iclr_repro.reactivation_rnn.experiments.spatial import JITTER_M, SIDE_M, density_of
+from iclr_repro.reactivation_rnn.experiments.spatial import JITTER_M, MOTION_LAG, SIDE_M, density_of, motion
 from iclr_repro.reactivation_rnn.quiescence import active_run, quiescent_run
 from iclr_repro.reactivation_rnn.replay import Replay, replay_run
 from iclr_repro.reactivation_rnn.trajectories import Trajectories
@@ -63,6 +63,10 @@ class CommonStart(_OfTrained):
     def __post_init__(self) -> None:
         """Refuse windows that are none, or a run that is too short to speak of motion."""
         super().__post_init__()
+        if self.num_steps <= MOTION_LAG:
+            raise ValueError(
+                f"num_steps: got {self.num_steps}, expected more than the {MOTION_LAG} that motion is judged over"
+            )
         if len(self.windows) < 2 or list(self.windows) != sorted(set(self.windows)):
             raise ValueError(f"windows: got {list(self.windows)}, expected at least two boundaries, ascending")
         if self.windows[-1] < _SHORTEST:
@@ -80,6 +84,7 @@ class CommonStart(_OfTrained):
             test = tests[KINDS[name].behaviour]
             active = active_run(net.network, net.cells, test, generator=run.torch_rng(f"active/{name}")).decoded
             p = self._density(active, rng)
+            motion(found, f"{name}/{{}}_active", active)
             decoded = quiescent_run(
                 net.network,
                 net.cells,
@@ -92,7 +97,8 @@ class CommonStart(_OfTrained):
                 q = self._density(decoded[first:last], rng)
                 nats.append(kl_divergence(q, p, rng=rng, num_samples=self.kl_samples))
                 found.add(f"{name}/kl/steps_{first}_{last}", nats[-1])
-            found.add(f"{name}/kl_late", nats[-1])
+                if last - first > MOTION_LAG:
+                    motion(found, f"{name}/{{}}/steps_{first}_{last}", decoded[first:last])
             lags = [lag for lag in _LAGS if lag < len(decoded) // 2]
             displacements[name] = np.array(lags), mean_squared_displacement(decoded, lags)
             exponent = diffusion_exponent(decoded, lags)
@@ -144,6 +150,7 @@ class ScoreAlignment(_OfTrained):
             ).hidden
             assert hidden is not None
             density = state_density(hidden, num_components=self.components, rng=run.rng(f"states/{name}"))
+            found.add(f"{name}/kernel_width", density.width)
             measured = alignment(
                 network, density, num=self.probes, sigma_step=self.sigma_step, rng=run.rng(f"probes/{name}")
             )

@@ -17,7 +17,7 @@ from iclr_repro.reactivation_rnn import figures
 from iclr_repro.reactivation_rnn.baselines import plain_training_step, scipy_pdf
 from iclr_repro.reactivation_rnn.cells import PlaceCells
 from iclr_repro.reactivation_rnn.density import KernelDensity
-from iclr_repro.reactivation_rnn.experiments._networks import compiles, seeded
+from iclr_repro.reactivation_rnn.experiments._networks import compiles, noise_generator, seeded
 from iclr_repro.reactivation_rnn.networks import NoisyRNN
 from iclr_repro.reactivation_rnn.training import PathIntegration
 from iclr_repro.reactivation_rnn.trajectories import simulate_navigation
@@ -72,8 +72,7 @@ class Efficiency:
         On a GPU also one of ours with the compiled scan.
         """
         rng = run.rng("train")
-        # All three draw where they compute, as one does who cares for speed.
-        generator = torch.Generator(run.device).manual_seed(run.torch_rng("noise").initial_seed())
+        generator = noise_generator(run, "noise")  # as in every training; the loops have the same
         cells = PlaceCells.uniform(num_cells, rng=rng).to(run.device)
         with seeded(run):
             networks = [NoisyRNN(2, num_units, num_cells).to(run.device) for _ in range(3)]

@@ -51,7 +51,7 @@ class HeadDirection:
     noise_law: NoiseLaw = parameter("gaussian (paper) or uniform_official (the authors' code)")
     bearing_code: BearingCode = parameter("peak (the authors' code) or density (Eq. 21)")
     trajectories: int = parameter("of the test set, and of a quiescent run", low=4)
-    histogram_steps: int = parameter("of the quiescent run whose bearings are counted", low=10)
+    histogram_steps: int = parameter("of the quiescent run whose bearings are counted", low=2 * (_LAG + 2))
     turn_steps: int = parameter("of the quiescent run whose turns are measured (Fig. C.5)", low=_LAG + 2)
     active_turn_steps: int = parameter("first steps of the active run whose turns are measured", low=_LAG + 2)
 
@@ -136,7 +136,11 @@ class HeadDirection:
                 generator=run.torch_rng(f"common/{name}"),
             ).decoded[self.histogram_steps // 2 :, :, 0]
             found.add(f"{name}/bearing_kl_common_start", bearing_kl(common, awake))
-            moving = {"active": awake[: self.active_turn_steps], "quiescent": resting[: self.turn_steps]}
+            moving = {
+                "active": awake[: self.active_turn_steps],
+                "quiescent": resting[: self.turn_steps],
+                "common_start": common,
+            }
             for phase, angles in moving.items():
                 turns = angular_steps(angles)
                 found.add(f"{name}/turn_length_{phase}", float(np.abs(turns).mean()))

@@ -42,8 +42,8 @@ from iclr_repro.reactivation_rnn.trajectories import Trajectories
 SIDE_M = 2.2
 JITTER_M = 1e-4  # where a network stands still (sheet 2.6)
 _STEP_STEPS = 100  # of the step distances (Fig. C.4)
-_LONGEST_M, _LAG = 0.2, 10  # of a step that is no jump; in steps, of `reach` (C16)
-_RING_ACTIVE, _RING_QUIESCENT = 100, slice(500, 1000)  # active steps, of which the second half, and quiescent ones (C4)
+LONGEST_M, MOTION_LAG = 0.2, 10  # of a step that is no jump; in steps, of `reach` (C16)
+_RING_ACTIVE, _RING_QUIESCENT = 100, slice(500, 1000)  # active steps, of which the second half, and quiescent (C4, C16)
 _SHOWN = 12  # trajectories in a figure
 _COMPONENTS = 10
 
@@ -70,9 +70,9 @@ class Spatial(OfNavigation):
                 f"variance_steps: got {self.variance_steps}, expected at least kl_steps, {self.kl_steps}, "
                 f"and more than variance_dropped, {self.variance_dropped}"
             )
-        if self.num_steps <= _LAG:
+        if self.num_steps <= MOTION_LAG:
             raise ValueError(
-                f"num_steps: got {self.num_steps}, expected more than the {_LAG} that motion is judged over"
+                f"num_steps: got {self.num_steps}, expected more than the {MOTION_LAG} that motion is judged over"
             )
 
     def run(self, run: Run) -> Result:
@@ -146,7 +146,7 @@ class Spatial(OfNavigation):
         found.add(f"{name}/decoding_distance_weighted", decoding_error(recording.weighted, test.targets))
         found.add(f"{name}/step_active", float(step_distances(recording.decoded).mean()))
         found.add(f"{name}/peak_active", float(recording.peak.mean()))
-        _motion(found, name, "active", recording.decoded)
+        motion(found, f"{name}/{{}}_active", recording.decoded)
         if not KINDS[name].noisy:
             noisy = active_run(
                 net.network,
@@ -173,10 +173,12 @@ class Spatial(OfNavigation):
         late = recording.decoded[self.variance_dropped :, : self.variance_trajectories]
         found.add(f"{name}/step_quiescent", float(step_distances(early).mean()))
         found.add(f"{name}/step_quiescent_median", float(np.median(step_distances(early))))
-        found.add(f"{name}/jump_fraction", jump_fraction(early, longer_than=_LONGEST_M))
-        found.add(f"{name}/jump_fraction_late", jump_fraction(late, longer_than=_LONGEST_M))
-        _motion(found, name, "quiescent", early)
-        _motion(found, name, "late", late)
+        found.add(f"{name}/jump_fraction", jump_fraction(early, longer_than=LONGEST_M))
+        found.add(f"{name}/jump_fraction_late", jump_fraction(late, longer_than=LONGEST_M))
+        motion(found, f"{name}/{{}}_quiescent", early)
+        motion(found, f"{name}/{{}}_late", late)
+        if self.variance_steps >= _RING_QUIESCENT.stop:
+            motion(found, f"{name}/{{}}_settled", recording.decoded[_RING_QUIESCENT, : self.trajectories])
         found.add(f"{name}/variance", output_variance(late))
         found.add(f"{name}/variance_weighted", output_variance(recording.weighted[self.variance_dropped :]))
         found.add(f"{name}/peak_quiescent", float(recording.peak[:_STEP_STEPS].mean()))
@@ -201,7 +203,7 @@ class Spatial(OfNavigation):
         ).decoded
         found.add(f"{other}/step_quiescent", float(step_distances(decoded[:_STEP_STEPS]).mean()))
         found.add(f"{other}/step_quiescent_median", float(np.median(step_distances(decoded[:_STEP_STEPS]))))
-        found.add(f"{other}/jump_fraction", jump_fraction(decoded[:_STEP_STEPS], longer_than=_LONGEST_M))
+        found.add(f"{other}/jump_fraction", jump_fraction(decoded[:_STEP_STEPS], longer_than=LONGEST_M))
         return {other: decoded}
 
     def _divergences(
@@ -282,11 +284,11 @@ class Profiles:
     projections: dict[str, dict[str, np.ndarray]]
 
 
-def _motion(found: Measurements, name: str, phase: str, decoded_TB2: np.ndarray) -> None:
-    """How positions move: by walking or by jumps, and how far in ten steps."""
+def motion(found: Measurements, name: str, decoded_TB2: np.ndarray) -> None:
+    """Measure how positions move, by walking or by jumps, and how far in ten steps, as `name.format(quantity)`."""
     steps = step_distances(decoded_TB2)
-    found.add(f"{name}/smooth_share_{phase}", smooth_share(steps, longest=_LONGEST_M))
-    found.add(f"{name}/reach_{phase}", reach(steps, step_distances(decoded_TB2, lag=_LAG)))
+    found.add(name.format("smooth_share"), smooth_share(steps, longest=LONGEST_M))
+    found.add(name.format("reach"), reach(steps, step_distances(decoded_TB2, lag=MOTION_LAG)))
 
 
 def own_factor(name: str) -> float:
