@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,12 @@ def answer(request: Request) -> Reply:
         return says('{"overall": 6}')
     if "Review the manuscript" in prompt:
         return says(json.dumps({**REVIEW, "overall": 6, "confidence": 4}))
+    if request.get("logprobs") and prompt.endswith("Rating:"):
+        return says("6", completion_tokens=1, top_logprobs={"6": math.log(0.6), "7": math.log(0.2), "The": -4.0})
     first, second = prompt.split("### Manuscript ")[1:]
+    if request.get("logprobs"):
+        best = 0.9 if len(first) > len(second) else 0.1
+        return says("A", completion_tokens=1, top_logprobs={"A": math.log(best), "B": math.log(1 - best)})
     return says(f"Winner: {'A' if len(first) > len(second) else 'B'}")
 
 
@@ -56,6 +62,10 @@ def test_a_venue_is_judged_and_rated_by_an_endpoint_once(server: OpenAIServer, t
     assert "rating/spearman_citations" not in found.metrics
     assert {"human", "pairwise", "rating", "random"} <= set(found.tables["venue"].index)
     assert len(server.requests) == 300 + 4 * 20
+    # The curve ends with all comparisons.
+    assert found.metrics["pairwise/M300/mean"] == pytest.approx(found.metrics["pairwise/mean"])
+    low, high = found.intervals["pairwise/M300/mean"]
+    assert low < high
     again = table(tmp_path, server, **files)
     assert len(server.requests) == 300 + 4 * 20
     assert again.metrics["pairwise/mean"] == found.metrics["pairwise/mean"]
@@ -135,12 +145,37 @@ def test_lists_that_cannot_be_compared_are_refused_before_a_call(
 
 def test_a_list_without_tiers_has_no_table_of_them(server: OpenAIServer, tmp_path: Path) -> None:
     papers = listed(tmp_path / "list.json", {"Accept": 8, "Reject": 14})
-    assert set(table(tmp_path, server, data="real", papers=papers, num_papers=None).tables) == {"venue"}
+    # Nor does it state areas.
+    assert set(table(tmp_path, server, data="real", papers=papers, num_papers=None).tables) == {"venue", "traits"}
 
 
-def test_a_judge_that_only_compares_cannot_rate(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="only compares: set rate=false"):
-        table(tmp_path, judge="untrained", comparisons=2, budget=20)
+def test_areas_are_controlled_where_the_list_states_them(server: OpenAIServer, tmp_path: Path) -> None:
+    path = Path(listed(tmp_path / "list.json", {"Accept": 8, "Reject": 14}))
+    rows = [{**row, "primary_area": "abc"[index % 3]} for index, row in enumerate(json.loads(path.read_text()))]
+    path.write_text(json.dumps(rows))
+    found = table(tmp_path, server, data="real", papers=str(path), num_papers=None)
+    # The longest papers win, and they are the last ones, which humans rejected.
+    assert found.metrics["pairwise/overlap_human"] < 0.5
+    assert found.metrics["controlled/area/largest_difference"] == 0
+    assert found.metrics["controlled/area/largest_shift"] == 0
+    assert found.tables["areas"].index.tolist() == ["a", "b", "c"]
+    assert "controlled" in found.tables["venue"].index
+    assert found.metrics["judge/coefficient/length"] > 0
+    assert {"areas", "citations"} <= set(found.figures)
+
+
+def test_answers_by_next_token_bring_a_rating_almost_without_ties(server: OpenAIServer, tmp_path: Path) -> None:
+    found = table(tmp_path, server, answering="next_token")
+    assert len(server.requests) == 300 + (4 + 1) * 20
+    assert {"rating", "rating_expected"} <= set(found.tables["venue"].index)
+    assert found.metrics["rating_expected/unusable"] == 0
+    assert all(request["max_tokens"] <= 2 for request in server.requests if request.get("logprobs"))
+
+
+def test_a_local_model_compares_and_rates_by_next_token(tmp_path: Path) -> None:
+    rated = table(tmp_path, judge="untrained", comparisons=25, budget=20)
+    assert "rating" not in rated.tables["venue"].index
+    assert rated.metrics["rating_expected/tie_share"] == 0
     found = table(tmp_path, judge="untrained", comparisons=25, budget=20, rate=False)
     assert found.metrics["judge/comparisons"] == 25
     with pytest.raises(ValueError, match="judge must be text, untrained"):

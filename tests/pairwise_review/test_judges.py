@@ -260,6 +260,36 @@ def test_prob_first_is_the_softmax_of_the_two_letters() -> None:
     assert judge.compare(*those).prob_first == pytest.approx(float(letters.softmax(0)[0]), abs=1e-6)
 
 
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+)
+
+
+def test_chat_templates_wrap_the_prompt_and_keep_the_prefix_apart() -> None:
+    import torch
+
+    plain, those = HFJudge.untrained(), papers(4)
+    plain._tokenizer.chat_template = CHAT
+
+    def judge(*, reuse: bool) -> HFJudge:
+        return HFJudge(plain._model, plain._tokenizer, name="chat", swap=False, chat_template=True, reuse_prefix=reuse)
+
+    before, after = judge(reuse=True)._parts("one", "two")
+    assert before.startswith("<system>You are")
+    assert "<user>### Manuscript A\none" in before
+    assert after.endswith("Winner:<a>")
+    first, second = [those[0]] * 3, those[1:]
+    reused, whole = (judge(reuse=reuse).compare_many(first, second) for reuse in (True, False))
+    assert [a.prob_first for a in reused] == pytest.approx([a.prob_first for a in whole], abs=1e-5)
+    # In half precision: close to full precision, whether the prefix is read once or not.
+    plain._model.to(torch.bfloat16)
+    for reuse in (True, False):
+        half = judge(reuse=reuse).compare_many(first, second)
+        assert [a.prob_first for a in half] == pytest.approx([a.prob_first for a in whole], abs=0.02)
+    ratings = judge(reuse=True).expected_ratings(those)
+    assert ((ratings > 1) & (ratings < 9)).all()
+
+
 def test_too_long_prompts_and_bad_options_are_refused() -> None:
     those = [Paper(id=str(i), title="", text="x" * 40_000) for i in range(2)]
     judge = HFJudge.untrained(reading=Reading(budget=40_000, count_tokens=len))

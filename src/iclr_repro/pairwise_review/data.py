@@ -47,12 +47,11 @@ def _paper(row: Mapping[str, Any]) -> Paper:
     status = str(row["status"])
     citations = row.get("citations")
     institutions = row.get("institutions", row.get("author_affiliations", ()))
-    keywords = row.get("keywords") or ()
     return Paper(
         id=row["id"],
         title=row["title"],
         abstract=row.get("abstract") or "",
-        area=keywords[0].strip().lower() if keywords else None,
+        area=row.get("primary_area") or None,
         status=status,
         accepted=not any(word in status.lower() for word in _NOT_ACCEPTED),
         tier=next((tier for word, tier in _TIER_OF.items() if word in status.lower()), None),
@@ -93,7 +92,7 @@ def _listed(row: Mapping[str, Any]) -> Paper:
             "id": row["id"],
             "title": row["title"],
             "abstract": row.get("abstract", ""),
-            "keywords": [row["primary_area"]] if row.get("primary_area") else parts("keywords"),
+            "primary_area": str(row.get("primary_area") or "").strip(),
             "status": row["status"],
             "ratings": [float(part) for part in parts("rating")],
             "citations": citations,

@@ -15,9 +15,10 @@ from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review import figures
-from iclr_repro.pairwise_review.audit import cyclic_triads, flip_rate
+from iclr_repro.pairwise_review.audit import cyclic_triads, flip_rate, trait_regression
 from iclr_repro.pairwise_review.bradley_terry import fit_counts
 from iclr_repro.pairwise_review.cost import CostForecast, forecast, forecast_ratings
+from iclr_repro.pairwise_review.counts import PairCounts
 from iclr_repro.pairwise_review.data import (
     known_citations,
     load_papers,
@@ -26,19 +27,27 @@ from iclr_repro.pairwise_review.data import (
     simulate_text_papers,
 )
 from iclr_repro.pairwise_review.embedding import embed_texts
-from iclr_repro.pairwise_review.experiments._judged import make_judge, spearman
+from iclr_repro.pairwise_review.experiments._judged import (
+    TRAIT_PENALTY,
+    citation_curve,
+    control_areas,
+    make_judge,
+    spearman,
+)
 from iclr_repro.pairwise_review.judges import text_reviews
 from iclr_repro.pairwise_review.judging import collect
-from iclr_repro.pairwise_review.language_judge import LanguageModelRater, Reading
+from iclr_repro.pairwise_review.language_judge import LanguageModelRater, Reading, expected_ratings
 from iclr_repro.pairwise_review.measures import gini as gini_of
 from iclr_repro.pairwise_review.measures import (
     impact,
     institution_counts,
+    nearest_distances,
     novelty,
     overlap,
     swap_p_value,
 )
 from iclr_repro.pairwise_review.papers import Paper, citation_counts, human_choice, tier_sizes
+from iclr_repro.pairwise_review.prompts import Answering
 from iclr_repro.pairwise_review.rating import break_ties, meta_scores, tie_share
 from iclr_repro.pairwise_review.schedule import PairSchedule
 from iclr_repro.pairwise_review.selection import fill_tiers, select_top
@@ -58,6 +67,9 @@ class VenueTable:
     num_papers: int | None = parameter("papers at most; null for all", low=20)
     comparisons: int | None = parameter("comparisons; null for all ordered pairs", low=1)
     judge: str = parameter(_JUDGE_HELP)
+    answering: Answering = parameter(
+        "text, or next_token, which adds the expected rating (local: and openai:; hf: is by next token always)"
+    )
     rate: bool = parameter("also run the rating system on the same judge")
     dry_run: bool = parameter("forecast the cost and ask nothing")
     base_url: str | None = parameter("of an OpenAI-compatible endpoint")
@@ -94,7 +106,14 @@ class VenueTable:
         if self.dry_run:
             return found.result(data=kind)
         judge, model = make_judge(
-            self.judge, papers, run, train=train, reading=reading, options=self._options(), swap=self.swap
+            self.judge,
+            papers,
+            run,
+            train=train,
+            reading=reading,
+            options=self._options(),
+            answering=self.answering,
+            swap=self.swap,
         )
         log = self.judgements or (None if self.judge == "text" else run.dir / "judgements.jsonl")
         judged = collect(judge, papers, schedule, num, log=log)
@@ -111,15 +130,43 @@ class VenueTable:
                 found.add_exact(f"judge/{name}/n", number)
         scores = {"pairwise": fit_counts(judged.counts.unordered(), penalty=self.penalty).beta}
         if self.rate:
-            ratings = self._ratings(papers, train, model, reading, run)
-            found.add_exact("rating/unusable", float(np.isnan(ratings).sum()))
-            scores["rating"] = np.nan_to_num(ratings, nan=0.0)  # below every rating
+            for name, ratings in self._ratings(papers, train, judge, model, reading, run).items():
+                found.add_exact(f"{name}/unusable", float(np.isnan(ratings).sum()))
+                scores[name] = np.nan_to_num(ratings, nan=0.0)  # below every rating
         scores["human_rating"] = mean_ratings(papers)
-        table = self._compare(papers, scores, human, run, found)
-        tables = {"venue": table}
+        embedding, chosen = embed_texts(papers), np.flatnonzero(human)
+        places = institution_counts([paper.institutions for paper in papers])
+        rewarded, scores["debiased"] = _audit(papers, judged.counts, embedding, places, found)
+        k, ids, citations = len(chosen), [paper.id for paper in papers], citation_counts(papers)
+        sets = {"human": [chosen]}
+        tables, made = {"traits": rewarded}, {}
+        areas = [paper.area or "none stated" for paper in papers]
+        if any(paper.area for paper in papers):
+            best = select_top(scores["pairwise"], k, ids=ids)
+            controlled, tables["areas"] = control_areas(
+                found, areas, scores["pairwise"], best, chosen, name="pairwise", ids=ids
+            )
+            sets["controlled"] = [controlled]
+            made["areas"] = figures.areas(tables["areas"], venue=self.venue)
+        else:
+            run.log.warning("the list of %s states no area: the control by area is left out", self.venue)
+        table = self._compare(papers, scores, sets, embedding, places, run, found)
+        tables["venue"] = table
+        by_budget = {
+            budget: fit_counts(judged.counts.of_pairs(*schedule.pairs(0, budget)).unordered(), penalty=self.penalty)
+            for budget in _budgets(num)
+        }
+        curve = citation_curve(
+            run, citations, {budget: fit.beta for budget, fit in by_budget.items()}, k, ids=ids, draws=self.draws
+        )
+        for budget, fit in by_budget.items():
+            mean = impact(citations, select_top(fit.beta, k, ids=ids)).mean
+            found.add_draws(f"pairwise/M{budget}/mean", mean, curve[budget])
+        levels = {name: float(table.loc[name, "mean"]) for name in _LEVELS if name in table.index}
+        made["citations"] = figures.citations_by_budget(curve, levels, venue=self.venue, per_paper=False)
         if tiers:
             tables["tiers"] = self._compare_tiers(papers, scores["pairwise"], tiers, found)
-        return found.result(tables=tables, figures={"venue": figures.venue(table)}, data=kind)
+        return found.result(tables=tables, figures={**made, "venue": figures.venue(table)}, data=kind)
 
     def _real(self, run: Run) -> tuple[list[Paper], list[Paper]]:
         # The one paper of CoRL 2023 whose citations are unknown is not among the paper's 198; other venues keep them.
@@ -151,14 +198,15 @@ class VenueTable:
         self, papers: Sequence[Paper], schedule: PairSchedule, num: int, reading: Reading
     ) -> dict[str, CostForecast]:
         first, second = schedule.pairs(0, num)
-        by_text = self.judge.startswith(("openai:", "local:"))
+        endpoint = self.judge.startswith(("openai:", "local:"))
+        by_text = endpoint and self.answering == "text"
         paid = float(self.judge.startswith("openai:"))  # the others run here
         prices: dict[str, Any] = {
             "price_per_million_input": paid * self.price_input,
             "price_per_million_output": paid * self.price_output,
         }
         expected = {}
-        if self.rate and by_text:
+        if self.rate and endpoint:
             expected["ratings"] = forecast_ratings(papers, reading=reading, review_tokens=_REVIEW_TOKENS, **prices)
         expected["comparisons"] = forecast(
             papers,
@@ -173,32 +221,36 @@ class VenueTable:
         return expected
 
     def _ratings(
-        self, papers: Sequence[Paper], train: Sequence[Paper], model: Any, reading: Reading, run: Run
-    ) -> np.ndarray:
+        self, papers: Sequence[Paper], train: Sequence[Paper], judge: Any, model: Any, reading: Reading, run: Run
+    ) -> dict[str, np.ndarray]:
+        """The rating system, and by next token the expected rating; a model that writes no text has the latter only."""
         if self.judge == "text":
-            return meta_scores(text_reviews(train, papers, rng=run.rng("reviews")))
+            return {"rating": meta_scores(text_reviews(train, papers, rng=run.rng("reviews")))}
         if model is None:
-            raise ValueError(f"judge={self.judge} only compares: set rate=false, or use local:<name> or openai:<name>")
-        return LanguageModelRater(model, reading=reading).rate(papers).final
+            return {"rating_expected": judge.expected_ratings(papers)}
+        ratings = {"rating": LanguageModelRater(model, reading=reading).rate(papers).final}
+        if self.answering == "next_token":
+            ratings["rating_expected"] = expected_ratings(model, papers, reading=reading)
+        return ratings
 
     def _compare(
         self,
         papers: Sequence[Paper],
         scores: dict[str, np.ndarray],
-        human: np.ndarray,
+        sets: dict[str, list[np.ndarray]],
+        embedding: np.ndarray,
+        places: np.ndarray,
         run: Run,
         found: Measurements,
     ) -> pd.DataFrame:
-        """What humans chose, beside sets of the same size by each rule."""
+        """What humans chose and other given sets, beside sets of the same size by each rule."""
         citations, ids = citation_counts(papers), [paper.id for paper in papers]
         known = ~np.isnan(citations)
-        chosen, k = np.flatnonzero(human), int(human.sum())
-        embedding = embed_texts(papers)
-        places = institution_counts([paper.institutions for paper in papers])
+        chosen = sets["human"][0]
+        k = len(chosen)
         measures = {"novelty": lambda members: novelty(embedding, members)}
         if places.any():
             measures["gini"] = lambda members: gini_of(places[members].sum(axis=0))
-        sets = {"human": [chosen]}
         for name, score in scores.items():
             sets[name] = break_ties(score, k, rng=run.rng(f"ties/{name}"), draws=20)
             found.add(f"{name}/tie_share", tie_share(score, k))
@@ -270,8 +322,36 @@ class VenueTable:
             found.add_draws("pairwise_minus_rating/mean", value, draws)
 
 
+_LEVELS = ("human", "rating", "rating_expected", "random")
 _IMPACT = ("mean", "median", "log_mean")
 _REVIEW_TOKENS = 400.0  # ours, for forecasts
+
+
+def _budgets(num: int) -> list[int]:
+    """10^3, 10^3.5, ... (Fig. 2) below `num`, and `num`."""
+    steps = [round(10 ** (3 + index / 2)) for index in range(12)]
+    return [*(step for step in steps if step < num), num]
+
+
+def _audit(
+    papers: Sequence[Paper], counts: PairCounts, embedding: np.ndarray, places: np.ndarray, found: Measurements
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Which traits the judge rewards, and the strengths without them; traits that do not vary are left out."""
+    words = [len(f"{paper.title} {paper.abstract} {paper.text or ''}".split()) for paper in papers]
+    traits = pd.DataFrame(
+        {
+            "length": np.log1p(words),
+            # Papers in the list of the institution that has most.
+            "prestige": np.log1p((places * places.sum(axis=0)).max(axis=1, initial=0)),
+            "novelty": nearest_distances(embedding, np.arange(len(papers)), pool="all"),
+        }
+    )
+    traits = traits.loc[:, np.ptp(traits.to_numpy(), axis=0) > 1e-9]
+    rewarded, fit = trait_regression(counts, traits, penalty=TRAIT_PENALTY)
+    for trait, row in rewarded.iterrows():
+        value, half = float(row["coefficient"]), 1.96 * float(row["standard_error"])
+        found.add(f"judge/coefficient/{trait}", value, (value - half, value + half))
+    return rewarded, fit.beta
 
 
 def _resampled(sets: list[np.ndarray], rng: np.random.Generator, draws: int) -> list[np.ndarray]:
