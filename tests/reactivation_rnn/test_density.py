@@ -39,6 +39,8 @@ def test_exponentials_in_single_precision_agree_to_1e_6_and_leave_a_floor_far_aw
     points, at = normal(5000, 0.4, 0), normal(300, 0.4, 1)
     density = KernelDensity(points)
     np.testing.assert_allclose(density.pdf(at, single=True), density.pdf(at), rtol=1e-6)
+    away = np.stack([np.linspace(1.0, 3.0, 50), np.zeros(50)], axis=1)
+    np.testing.assert_allclose(density.pdf(away, single=True), density.pdf(away), rtol=5e-6, atol=1e-33)
     far = np.full((1, 2), 100.0)
     assert density.pdf(far)[0] == 0.0
     assert 0.0 < density.pdf(far, single=True)[0] < 1e-30

@@ -104,6 +104,28 @@ def test_generated_paths_are_marked_and_not_judged(tmp_path: Path) -> None:
         ("spatial", {"variance_steps": 30}, "variance_steps: got 30, expected at least kl_steps, 60"),
         ("spatial", {"nets": ["nt_x"]}, "nets: got ['nt_x'], expected one of nt_u"),
         ("common_start", {"windows": [100, 50]}, "windows: got [100, 50], expected at least two boundaries, ascending"),
+        ("common_start", {"windows": [0, 5]}, "windows: got [0, 5], expected the last boundary at 10 steps or later"),
+        ("common_start", {"nets": []}, "nets: got [], expected at least one"),
+        ("spatial", {"nets": []}, "nets: got [], expected one that is trained with noise, e.g. nt_u"),
+        ("spatial", {"nets": ["dt_u"]}, "nets: got ['dt_u'], expected one that is trained with noise"),
+        ("spatial", {"num_steps": 10}, "num_steps: got 10, expected more than the 10 that motion is judged over"),
+        ("score_alignment", {"nets": ["dt_u"]}, "nets: got ['dt_u'], expected one that is trained with noise"),
+        ("score_alignment", {"components": 49}, "components: got 49, expected at most num_units, 48"),
+        ("replay_dynamics", {"nets": []}, "nets: got [], expected at least one"),
+        ("replay_dynamics", {"dynamics": {}}, "dynamics: got none, expected at least one"),
+        ("real_behaviour", {"nets": []}, "nets: got [], expected at least one"),
+        (
+            "real_behaviour",
+            {"num_steps": 3000},
+            "num_steps: got 3000, expected at most 239: every 5th block of 5 windows",
+        ),
+        (
+            "head_direction",
+            {"behaviours": []},
+            "behaviours: got none, expected one or more of unbiased, counter_clockw",
+        ),
+        ("head_direction", {"active_turn_steps": 21}, "active_turn_steps: got 21, expected at most num_steps, 20"),
+        ("head_direction", {"trajectories": 5}, "trajectories: 5 of 20 steps are 100 bearings, expected at least 360"),
         ("replay_dynamics", {"dynamics": {"x": {"mass": 1.0}}}, "dynamics.x: "),
         ("replay_dynamics", {"dynamics": {"x": {"friction": 2.0}}}, "friction: got 2.0, expected in (0, 1]"),
         ("score_alignment", {"temperatures": [0.0]}, "temperatures: got [0.0], expected >= 0.01"),
@@ -125,8 +147,33 @@ def test_the_scales_keep_the_constants_of_the_method() -> None:
             spatial[name] for name in ("sigma_step", "drift", "speed_scale", "noise_law", "place_code", "bias")
         )
         assert tuple(constants) == (0.01, 0.05, pytest.approx(0.26 * np.pi), "gaussian", "softmax", False)
-    assert settings("paper")["spatial_official_noise"]["noise_law"] == "uniform_official"
-    assert settings("paper")["spatial_bias"]["bias"] is True
+    paper = settings("paper")
+    assert paper["spatial_bias"]["bias"] is True
+    for name in ("spatial", "head_direction", "common_start"):
+        official = paper[f"{name}_official_noise"]
+        assert official == {**paper[name], "noise_law": "uniform_official"}
+        assert (official["eval_every"], official["batch_size"], official["num_cells"]) == (100, 200, 512)
+    assert {"gru_u", "gru_b"} < set(paper["spatial_official_noise"]["nets"])
+    turning = paper["head_direction"]
+    assert (turning["active_turn_steps"], turning["turn_steps"], turning["updates"]) == (50, 500, 20_000)
+
+
+TINY = {
+    "num_units": 16, "num_cells": 64, "batch_size": 4, "num_steps": 12, "updates": 3, "eval_every": 2,
+    "trajectories": 100, "kl_steps": 20, "variance_steps": 30, "variance_dropped": 10, "variance_trajectories": 20,
+    "pca_trajectories": 20, "pca_steps": 20, "kl_samples": 50, "histogram_steps": 20, "turn_steps": 20,
+    "active_turn_steps": 12, "windows": [0, 10, 20], "components": 4, "probes": 20, "temperature_steps": 20,
+    "replay_steps": 20, "data": "synthetic", "cases": 2, "draws": 50, "chains": 20, "dropped": 5,
+    "sizes": [[8, 8, 4]], "batch": 4, "kde": [50, 20], "repeats": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", sorted(settings("paper")))
+def test_every_experiment_of_scale_paper_runs_at_tiny_sizes(experiment: str, tmp_path: Path) -> None:
+    config = settings("paper")[experiment]
+    tiny = {name: value for name, value in TINY.items() if name in config}
+    assert len(tiny) >= 2
+    build(experiment, config | tiny).run(bare_run(tmp_path)).check()
 
 
 def test_a_claim_about_the_official_noise_asks_for_its_experiment() -> None:
@@ -137,7 +184,12 @@ def test_a_claim_about_the_official_noise_asks_for_its_experiment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("turns", "verdict"), [([0.1, 0.2, 0.1, 0.1, -0.1], "reproduced"), ([0.1, 0.2, 0.1, -0.1, -0.1], "not reproduced")]
+    ("turns", "verdict"),
+    [
+        ([0.1, 0.2, 0.1, 0.1, -0.1], "reproduced"),
+        ([0.1, 0.2, 0.1, -0.1, -0.1], "not reproduced"),
+        ([0.1, 0.2, 0.1, 0.1, -2.9], "inconclusive"),  # as fast as waking on average, the other way round
+    ],
 )
 def test_the_sense_of_rotation_is_counted_over_seeds(turns: list[float], verdict: str) -> None:
     metrics = {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from iclr_repro.core.claims import (
     Check,
+    ExperimentResults,
     NotRun,
     Results,
+    Values,
     all_of,
     at_least,
     at_most,
@@ -31,7 +33,8 @@ _ROWS = {
     **{"llama/q10": 409, "llama/q20": 819, "llama/q30": 1228},
     **{"qwen/q5": 44, "qwen/q10": 89, "qwen/q20": 179, "qwen/q30": 268},
 }
-_TINY = ("cpu",)  # claims about TinyWorld; the sheet's thresholds for public models are others
+_TINY = ("cpu",)  # claims about TinyWorld
+_BOTH = ("cpu", "paper")  # about TinyWorld at cpu, with the sheet's other threshold about a public model at paper
 
 
 @claim(id="C1", source="eqs. 2-5", paper="definition", scales=_ALWAYS)
@@ -90,9 +93,11 @@ def round_trips_keep_the_function(r: Results) -> Check:
     )
 
 
-@claim(id="C6", headline=True, source="Table 4", paper="0.46 % against 84.13 %", scales=_TINY)
+@claim(id="C6", headline=True, source="Table 4", paper="0.46 % against 84.13 %", scales=_BOTH)
 def loki_forgets_less_than_full(r: Results) -> Check:
-    """At equal rate and steps LoKI forgets at most 0.7 times what full fine-tuning does, with accuracy >= 0.85."""
+    """At equal rate LoKI forgets at most 0.7 (public model: 0.25) times what full tuning does; accuracy >= 0.85."""
+    if r.scale == "paper":
+        return at_most(_forgets(r, "loki") - _forgets(r, "full") * 0.25, 0.0)
     loki, full = r.retention["equal/loki/forgetting"], r.retention["equal/full/forgetting"]
     return all_of(at_most(loki - full * 0.7, 0.0), at_least(r.retention["equal/loki/accuracy"], 0.85))
 
@@ -100,14 +105,14 @@ def loki_forgets_less_than_full(r: Results) -> Check:
 @claim(id="C7", source="Tables 2, 4", paper="1.23 % against LoRA 16.11 %, PiSSA 48.93 %", scales=("paper",))
 def loki_forgets_less_than_low_rank(r: Results) -> Check:
     """On a public model LoKI forgets less than LoRA and PiSSA (TinyWorld's numbers are reported, not judged)."""
-    loki = r.implanting["forgetting/average"]
-    return all_of(*(less(loki, r.implanting[f"{name}/forgetting/average"]) for name in ("lora", "pissa")))
+    return all_of(*(less(_forgets(r, "loki"), _forgets(r, name)) for name in ("lora", "pissa")))
 
 
-@claim(id="C8", source="Figure 2", paper="stated; values not available", scales=_TINY)
+@claim(id="C8", source="Figure 2", paper="stated; values not available", scales=_BOTH)
 def high_and_low_rows_crowd_together(r: Results) -> Check:
     """Layers with many of the globally highest rows have many of the lowest: Pearson r over layers above 0.5."""
-    return more_than(r.layer_balance["crowding/pearson_r"], 0.5)
+    found = _public(r) if r.scale == "paper" else r.layer_balance
+    return more_than(found["crowding/pearson_r"], 0.5)
 
 
 @claim(id="C9", headline=True, source="Table 5a", paper="S-H 36.73 %, S-L 11.35 %; no random control", scales=_TINY)
@@ -123,13 +128,20 @@ def attribution_finds_what_matters(r: Results) -> Check:
 @claim(id="C9s", source="Table 5a", paper="S-H 36.73 %, S-L 11.35 %", scales=("paper",))
 def signed_high_hurts_more_than_signed_low(r: Results) -> Check:
     """Suppressing a public model's signed-high rows costs 5 points more than the low ones (TinyWorld: reported)."""
-    high, low = (r.implanting[f"suppressed/{end}/forgetting"] for end in ("high", "low"))
-    return more_than(high - low, 5.0)
+    # The paper does not say whether its rows were chosen by layer or globally: both must hold.
+    return all_of(
+        *(
+            more_than(_forgets(r, f"suppressed/{prefix}high/q1") - _forgets(r, f"suppressed/{prefix}low/q1"), 5.0)
+            for prefix in ("", "global_")
+        )
+    )
 
 
-@claim(id="C10", headline=True, source="Table 5b", paper="8.86 % against G-L 30.48 %, G-H 39.04 %", scales=_TINY)
+@claim(id="C10", headline=True, source="Table 5b", paper="8.86 % against G-L 30.48 %, G-H 39.04 %", scales=_BOTH)
 def layer_balance_helps(r: Results) -> Check:
     """Suppressing global rows costs 1.5 times balanced ones; training global-low ones forgets more at equal rate."""
+    if r.scale == "paper":  # there the sheet's claim is about training alone, and about both ends
+        return all_of(*(less(_forgets(r, "loki"), _forgets(r, f"global_{end}")) for end in ("low", "high")))
     checks = []
     for end in ("low", "high"):
         balanced = r.layer_balance[f"suppressed/{end}/forgetting"]
@@ -138,9 +150,11 @@ def layer_balance_helps(r: Results) -> Check:
     return all_of(*checks, less(r.retention["equal/loki/forgetting"], r.retention["equal/global_low/forgetting"]))
 
 
-@claim(id="C11", source="text", paper="97.57 % between reduced and full MMLU", scales=_TINY)
+@claim(id="C11", source="text", paper="97.57 % between reduced and full MMLU", scales=_BOTH)
 def selection_is_stable(r: Results) -> Check:
     """Rows selected (q = 30) from two disjoint halves of at least 1,000 prompts overlap by more than 0.75."""
+    if r.scale == "paper":  # rows from half the probe set among those from all of it, as the paper's reduced set
+        return more_than(_public(r)["stability/half_in_whole"], 0.95)
     if r.stability["n"].mean < 1000:
         raise NotRun(f"the halves have {r.stability['n'].mean:g} prompts, the claim is about 1,000 or more")
     return all_of(
@@ -150,10 +164,24 @@ def selection_is_stable(r: Results) -> Check:
     )
 
 
-@claim(id="C12", source="released files", paper="99 to 99.9 % in the released files", scales=("smoke", "cpu"))
+@claim(id="C12", source="released files", paper="99 to 99.9 % in the released files", scales=_BOTH)
 def quotas_are_nested(r: Results) -> Check:
-    """More than 0.9 of the rows selected at q = 10 are selected at q = 20."""
+    """More than 0.9 (public model: 0.98) of the rows selected at q = 10 are selected at q = 20."""
+    if r.scale == "paper":
+        return more_than(_public(r)["nested/q10_in_q20"], 0.98)
     return all_of(more_than(r.stability["nested/q10_in_q20"], 0.9), _attributions_vary(r))
+
+
+def _public(r: Results) -> ExperimentResults:
+    """Return what was measured of a public model on real data."""
+    if r.implanting.data == "synthetic":
+        raise NotRun("implanting ran with the random model or with generated data")
+    return r.implanting
+
+
+def _forgets(r: Results, name: str) -> Values:
+    """Return the forgetting of a method, or of suppressed rows, in a public model."""
+    return _public(r)[f"{name}/forgetting/average"]
 
 
 def _attributions_vary(r: Results) -> Check:

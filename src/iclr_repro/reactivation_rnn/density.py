@@ -66,8 +66,9 @@ class KernelDensity:
 
         Args:
             at: [m, d].
-            single: take the exponentials of the exponents, which are in float64 either way, in float32. That is faster,
-                has a relative error of about 1e-7, and leaves 1e-38 of a kernel's peak where it is farther away.
+            single: compute the exponents in float64 and their exponentials in float32. That is faster. The relative
+                error of a kernel is about 1e-7 near its centre and grows with the exponent to 5e-6, and no kernel
+                falls below exp(-87) = 2e-38 of its peak, however far away it is.
         """
         white = torch.from_numpy((np.asarray(at, dtype=np.float64) - self.points.mean(axis=0)) @ self._scale)
         halves = white.square().sum(dim=1, keepdim=True) / -2

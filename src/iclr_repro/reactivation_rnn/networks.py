@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from iclr_repro.reactivation_rnn.scan import gru_scan, relu_scan
+from iclr_repro.reactivation_rnn.scan import compiled_relu_scan, gru_scan, relu_scan
 
 NoiseLaw = Literal["gaussian", "uniform_official"]
 
@@ -129,6 +129,7 @@ class NoisyRNN(_NoisyNetwork):
         sigma_step: sigma sqrt(dt), the noise of one step; 0.01 for positions, 0.1 for bearings, 0: none.
         noise_law: "gaussian" as in the paper, or "uniform_official" as in the authors' code.
         bias: a trainable bias inside the ReLU, 0 at first; neither in the paper nor in its code (sheet 10.4).
+        compiled: train by `compiled_relu_scan`; see there what it needs.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -144,8 +145,10 @@ class NoisyRNN(_NoisyNetwork):
         sigma_step: float = 0.01,
         noise_law: NoiseLaw = "gaussian",
         bias: bool = False,
+        compiled: bool = False,
     ) -> None:
         super().__init__(num_inputs, num_units, num_cells, leak=leak, sigma_step=sigma_step, noise_law=noise_law)
+        self.compiled = compiled
         self.input = nn.Linear(num_inputs, num_units, bias=False)
         self.recurrent = nn.Linear(num_units, num_units, bias=False)
         self.bias = nn.Parameter(torch.zeros(num_units)) if bias else None
@@ -155,7 +158,8 @@ class NoisyRNN(_NoisyNetwork):
     ) -> Float[Tensor, "T B N"]:
         """Return r_1 .. r_T; see `relu_scan`."""
         drive_TBN = F.linear(inputs_TBI, self.input.weight, self.bias)
-        return relu_scan(start_BN, drive_TBN, self.recurrent.weight, noise_TBN, self.leak)
+        scan = compiled_relu_scan if self.compiled and torch.is_grad_enabled() else relu_scan
+        return scan(start_BN, drive_TBN, self.recurrent.weight, noise_TBN, self.leak)
 
 
 class NoisyGRU(_NoisyNetwork):

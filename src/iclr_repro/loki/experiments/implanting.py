@@ -1,15 +1,17 @@
 """Implanting a task into a public model: the reranker and ToolACE settings of the paper (sheet 4.1, 4.2, 6.3).
 
-At scale `cpu` the same code runs on a tiny random model with generated pairs: it shows that the code works, no more.
+Every method starts from the same weights and sees the same rows in the same order at the same rate, one method after
+the other. At scale `cpu` the same code runs on a tiny random model with generated pairs: it shows that the code works,
+no more.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import datasets
 import numpy as np
 import torch
 from torch import nn
@@ -24,60 +26,64 @@ from transformers import (
 from iclr_repro.core.batches import ResumableBatches
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, locate, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, parameter
+from iclr_repro.core.files import read_json
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
 from iclr_repro.loki.attribution import Rule, check_prompt_length
-from iclr_repro.loki.baselines import with_adapter
+from iclr_repro.loki.benchmarks import METRICS, benchmark_scores
+from iclr_repro.loki.bfcl import CATEGORIES, NO_CALL_CATEGORIES, SOME_CALL_CATEGORIES, load_bfcl
+from iclr_repro.loki.bfcl_scoring import answer_accuracy, bfcl_messages, greedy_answers
 from iclr_repro.loki.chat import byte_tokenizer, encode_dialogue, packed, padded
-from iclr_repro.loki.config import LokiConfig
+from iclr_repro.loki.experiments._public import (
+    dialogue_loss,
+    generated_pairs,
+    generated_questions,
+    kept,
+    no_attributions,
+    of_attributions,
+    scores_path,
+)
 from iclr_repro.loki.experiments._world import answer_loss, row_batches, seeded
+from iclr_repro.loki.methods import METHODS, ROW_STRATEGIES, method_model
 from iclr_repro.loki.metrics import forgetting
 from iclr_repro.loki.positions import load_positions, save_positions
 from iclr_repro.loki.probing import knowledge_vector_attribution
-from iclr_repro.loki.prompts import (
-    RERANKER_LABELS,
-    Message,
-    load_mmlu,
-    mmlu_probes,
-    reranker_contrast,
-    reranker_messages,
-    reranker_score,
-    toolace_messages,
-)
-from iclr_repro.loki.selection import Positions, Strategy, select_rows
+from iclr_repro.loki.prompts import Message, load_mmlu, mmlu_probes, toolace_messages
+from iclr_repro.loki.reranking import load_beir, load_run, pair_scores, retrieval_scores
+from iclr_repro.loki.selection import Positions, select_rows
+from iclr_repro.loki.suppression import SETS, suppress_rows
 from iclr_repro.loki.tinyworld import IGNORED
 
 _TINY = "tiny"  # the name of the random model
-# The metric of lm-evaluation-harness that stands for each of the paper's benchmarks.
-METRICS = {
-    "triviaqa": "exact_match,remove_whitespace",
-    "gsm8k": "exact_match,strict-match",
-    "hellaswag": "acc_norm,none",
-    "winogrande": "acc,none",
-    "humaneval": "pass@1,create_test",
-    "ifeval": "prompt_level_strict_acc,none",
-}
+_CORDA_PROMPTS = 256
+_BFCL = (*CATEGORIES, *NO_CALL_CATEGORIES, *SOME_CALL_CATEGORIES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Implanting:
-    """Select rows (released or by attribution), train them on a task, and measure the task and general benchmarks."""
-
-    uses_seeds: ClassVar[bool] = False
+    """Train a task into a model by each method; measure the task, general benchmarks, and what rows are worth."""
 
     data: DataChoice = parameter(f"probe prompts of MMLU: {DATA_CHOICE}; see also `dataset`")
     model: str = parameter("name or folder of a causal language model of transformers; tiny: a random Qwen2")
-    dtype: Literal["float32", "bfloat16"] = parameter("of the model")
+    dtype: Literal["float32", "bfloat16"] = parameter("of the model; what is trained is in float32")
     task: Literal["reranker", "toolace"] = parameter("what is implanted")
     dataset: str | None = parameter("`datasets` name or folder in sharegpt form; null: generated reranker pairs")
-    positions: str = parameter("released: the authors' rows; kva: own attribution; else a file of `save_positions`")
-    strategy: Strategy = parameter("how rows are selected from an own attribution; see `select_rows`")
-    quota: float = parameter("q", low=0.0, high=100.0, unit="%")
-    lora_r: int | None = parameter("train the rows by an update of this rank (LoKI + LoRA); null: directly", low=1)
+    methods: tuple[str, ...] = parameter("what is compared", choices=METHODS)
+    positions: str = parameter(
+        "rows of loki and loki_lora; released: the authors'; kva: own attribution; else a file of `save_positions`"
+    )
+    quota: float = parameter("q of the row methods", low=0.0, high=100.0, unit="%")
+    lora_r: int = parameter("rank of the low-rank baselines", low=1)
+    lora_alpha: float = parameter("their updates are scaled by alpha / r", low=0.0)
+    loki_lora_r: int = parameter("rank of LoKI + LoRA", low=1)
     probes: int = parameter("probe prompts of the attribution, the first of each MMLU subject in turn", low=1)
     kva_steps: int = parameter("interpolation points m", low=1)
     kva_rule: Rule = parameter("where they lie")
     kva_batch: int = parameter("prompts at once", low=1)
+    suppression_quotas: tuple[float, ...] = parameter(
+        "q of the rows that are set to zero in the untrained model; []: none", low=0.0, high=100.0, unit="%"
+    )
+    random_draws: int = parameter("draws of random rows that are suppressed", low=1)
     samples: int | None = parameter("training samples; null: all", low=1)
     held_out: int = parameter("samples that the task is measured on", low=1)
     packing: bool = parameter("join dialogues to rows of `length` tokens; else a row each, cut there")
@@ -86,52 +92,71 @@ class Implanting:
     accumulation: int = parameter("micro-batches of an update", low=1)
     checkpointing: bool = parameter("compute activations again in the backward pass, for memory")
     epochs: int = parameter("passes over the rows", low=1)
-    learning_rate: float = parameter("highest", low=0.0)
+    learning_rate: float = parameter("highest, of every method", low=0.0)
     warmup_frac: float = parameter("share of the updates", low=0.0, high=1.0)
-    benchmarks: tuple[str, ...] = parameter(
-        "tasks of lm-evaluation-harness, before and after; []: none", choices=tuple(METRICS)
-    )
+    benchmarks: tuple[str, ...] = parameter("tasks of lm-evaluation-harness; []: none", choices=tuple(METRICS))
     benchmark_limit: int | None = parameter("questions of each benchmark; null: all", low=1)
+    bfcl: tuple[str, ...] = parameter("categories of BFCL, for task toolace; []: none", choices=_BFCL)
+    bfcl_limit: int | None = parameter("the first items of each category; null: all", low=1)
+    max_new_tokens: int = parameter("of an answer to BFCL", low=1)
+    beir: str | None = parameter("folder of a retrieval task in BEIR's form, for task reranker; null: none")
+    candidates: str | None = parameter("its TREC run file with what is reranked; null: the whole corpus")
+    depth: int = parameter("best candidates of each query in the run file", low=1)
+    queries: int | None = parameter("first queries in sorted order; null: all", low=1)
+
+    def __post_init__(self) -> None:
+        """Refuse measurements of the other task, and nothing to compare."""
+        if self.bfcl and self.task != "toolace":
+            raise ValueError(f"bfcl {list(self.bfcl)} measures task toolace, not {self.task}: set bfcl=[]")
+        if self.beir is not None and self.task != "reranker":
+            raise ValueError(f"beir {self.beir!r} measures task reranker, not {self.task}: set beir=null")
+        if not self.methods:
+            raise ValueError(f"methods: got none, expected some of {', '.join(METHODS)}")
 
     def run(self, run: Run) -> Result:
-        """Load, select, train, measure; the adapter is saved in the run's folder."""
-        model, tokenizer = self._model(run)
+        """Load, select, suppress; then train and measure each method. Adapters are saved in the run's folder.
+
+        What was measured before an interruption is not measured again.
+        """
+        base, tokenizer = self._model(run)
         prompts, kind = self._probe_prompts(run, tokenizer)
-        before = benchmark_scores(model, tokenizer, self.benchmarks, limit=self.benchmark_limit)
-        positions = self._positions(run, model, prompts)
-        save_positions(run.dir / "positions.json", positions)
         dialogues, kind_of_task = self._dialogues(run)
         held_out, training = dialogues[: self.held_out], dialogues[self.held_out :]
-        metrics: dict[str, float] = {"n": len(held_out), "training/n": len(training), "probes/n": len(prompts)}
         rows = [encode_dialogue(dialogue, tokenizer) for dialogue in training]
-        metrics |= self._task_scores(model, held_out, tokenizer, "before")
-        config = LokiConfig(
-            active_pos=positions,
-            quota=self.quota,
-            strategy=self.strategy if self.positions == "kva" else self.positions,
-            lora_r=self.lora_r,
-            lora_alpha=2.0 * (self.lora_r or 1),
-            task_type="CAUSAL_LM",
-        )
-        with seeded(run, "adapter"):
-            adapted = with_adapter(model, config)
-        metrics["parameters"] = sum(one.numel() for one in adapted.parameters() if one.requires_grad)
-        self._train(run, adapted, rows)
-        adapted.save_pretrained(run.dir / "adapter")
-        metrics |= self._task_scores(adapted, held_out, tokenizer, "after")
-        after = benchmark_scores(adapted, tokenizer, self.benchmarks, limit=self.benchmark_limit)
-        if before:
-            lost = forgetting(before, after)
-            metrics |= {"forgetting/average": lost.average, "forgetting/clipped": lost.clipped}
-            metrics |= {f"before/{name}": score for name, score in before.items()}
-            metrics |= {f"after/{name}": score for name, score in after.items()}
+        metrics: dict[str, float] = {"n": len(held_out), "training/n": len(training), "probes/n": len(prompts)}
+
+        def measured(name: str, model: nn.Module) -> dict[str, float]:
+            """Scores of a model as name/...; forgetting against the original's benchmarks, where there are any."""
+            found = kept(run, name, lambda: self._scores(model, held_out, tokenizer))
+            return {f"{name}/{key}": value for key, value in found.items()} | self._forgetting(run, name)
+
+        original = copy.deepcopy(base).to(run.device)
+        metrics |= measured("original", original)
+        attributions = self._attributions(run, original, prompts)
+        positions = self._positions(run, original, attributions)
+        if attributions is not None:
+            metrics |= of_attributions(attributions)
+            for name, suppressed in self._suppressed(run, attributions):
+                with suppress_rows(original, suppressed):
+                    metrics |= measured(name, original)
+        del original
+        for method in self.methods:
+            model = self._method_model(run, base, method, positions.get(method), prompts)
+            trained = [one for one in model.parameters() if one.requires_grad]
+            metrics[f"{method}/parameters"] = sum(one.numel() for one in trained)
+            self._train(run, model, method, rows)
+            if method != "full":
+                model.save_pretrained(run.dir / method)  # type: ignore[operator]  # of PeftModel
+            metrics |= measured(method, model)
+            del model, trained
         real = kind == kind_of_task == "real" and self.model != _TINY
         return Result(metrics=metrics, data="real" if real else "synthetic")
 
     def _model(self, run: Run) -> tuple[Any, Any]:
+        """Return the untrained model, which stays on the CPU and is copied for every method, and its tokenizer."""
         if self.model != _TINY:
             tokenizer = AutoTokenizer.from_pretrained(self.model, padding_side="left")
-            return AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype).to(run.device), tokenizer
+            return AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype), tokenizer
         tokenizer = byte_tokenizer()
         config = Qwen2Config(
             vocab_size=len(tokenizer),
@@ -144,10 +169,10 @@ class Implanting:
             tie_word_embeddings=True,
         )
         with seeded(run, "initialisation"):
-            return Qwen2ForCausalLM(config).to(run.device), tokenizer
+            return Qwen2ForCausalLM(config).eval(), tokenizer
 
     def _probe_prompts(self, run: Run, tokenizer: Any) -> tuple[list[list[int]], DataKind]:
-        rows, kind = real_or_synthetic(self.data, load_mmlu, lambda: _generated_questions(self.probes, run.rng("mmlu")))
+        rows, kind = real_or_synthetic(self.data, load_mmlu, lambda: generated_questions(self.probes, run.rng("mmlu")))
         by_subject: dict[str, list[Any]] = {}
         for row in rows:
             by_subject.setdefault(row["subject"], []).append(row)
@@ -155,15 +180,16 @@ class Implanting:
         chosen = [row for questions in by_subject.values() for row in questions[:share]][: self.probes]
         return mmlu_probes(chosen, tokenizer), kind
 
-    def _positions(self, run: Run, model: nn.Module, prompts: list[list[int]]) -> Positions:
-        if self.positions == "released":
-            name = self.model.rstrip("/").rpartition("/")[2]
-            return load_positions(locate(f"loki/pos_json/{name}/{self.quota:g}.json.gz"))
+    def _attributions(self, run: Run, model: nn.Module, prompts: list[list[int]]) -> np.ndarray | None:
+        """Return the attributions [N, L, d], or None where nothing is selected by them."""
+        given = {"full", "lora", "dora", "pissa", "corda", "random"}
         if self.positions != "kva":
-            return load_positions(self.positions)
+            given |= {"loki", "loki_lora"}
+        if not self.suppression_quotas and given.issuperset(self.methods):
+            return None
         for prompt in prompts:
             check_prompt_length(model, len(prompt))
-        attributions = knowledge_vector_attribution(
+        return knowledge_vector_attribution(
             model,
             prompts,
             steps=self.kva_steps,
@@ -172,24 +198,89 @@ class Implanting:
             folder=run.dir / "attributions",
             progress=lambda done, total: run.log.info("attribution: %d of %d prompts", done, total),
         )
-        return select_rows(attributions, self.quota, strategy=self.strategy, rng=run.rng("random rows"))
+
+    def _positions(self, run: Run, model: nn.Module, attributions: np.ndarray | None) -> dict[str, Positions]:
+        """Return the rows of each row method, and save them."""
+        found: dict[str, Positions] = {}
+        for method in (name for name in self.methods if name in ROW_STRATEGIES):
+            if method in ("loki", "loki_lora") and self.positions == "released":
+                name = self.model.rstrip("/").rpartition("/")[2]
+                found[method] = load_positions(locate(f"loki/pos_json/{name}/{self.quota:g}.json.gz"))
+            elif method in ("loki", "loki_lora") and self.positions != "kva":
+                found[method] = load_positions(self.positions)
+            else:
+                # Random rows need no attribution but the numbers of layers and rows.
+                shaped = no_attributions(model) if attributions is None else attributions
+                rng = run.rng("random rows")
+                found[method] = select_rows(shaped, self.quota, strategy=ROW_STRATEGIES[method], rng=rng)
+            save_positions(run.dir / f"positions_{method}.json", found[method])
+        return found
+
+    def _suppressed(self, run: Run, attributions: np.ndarray) -> list[tuple[str, Positions]]:
+        """Return the sets of rows to suppress, each with its name."""
+        rng = run.rng("suppressed rows")
+        found = []
+        for quota in self.suppression_quotas:
+            for name, strategy in SETS.items():
+                found.append((f"suppressed/{name}/q{quota:g}", select_rows(attributions, quota, strategy=strategy)))
+            for draw in range(self.random_draws):
+                drawn = select_rows(attributions, quota, strategy="random", rng=rng)
+                found.append((f"suppressed/random{draw}/q{quota:g}", drawn))
+        return found
+
+    def _forgetting(self, run: Run, name: str) -> dict[str, float]:
+        if not self.benchmarks or name == "original":
+            return {}
+        before, after = (read_json(scores_path(run, one)) for one in ("original", name))
+        lost = forgetting(*({task: scores[task] for task in self.benchmarks} for scores in (before, after)))
+        return {f"{name}/forgetting/average": lost.average, f"{name}/forgetting/clipped": lost.clipped}
+
+    def _method_model(
+        self, run: Run, base: nn.Module, method: str, rows: Positions | None, prompts: list[list[int]]
+    ) -> nn.Module:
+        model = copy.deepcopy(base).to(run.device)
+
+        def preserve() -> None:
+            for prompt in prompts[:: max(len(prompts) // _CORDA_PROMPTS, 1)][:_CORDA_PROMPTS]:
+                model(input_ids=torch.tensor([prompt], device=run.device), use_cache=False)
+
+        with seeded(run, f"adapter/{method}"):
+            return method_model(
+                method,
+                model,
+                rows=rows,
+                r=self.lora_r,
+                alpha=self.lora_alpha,
+                loki_r=self.loki_lora_r,
+                preserve=preserve,
+            )
+
+    def _scores(self, model: nn.Module, held_out: Sequence[Sequence[Message]], tokenizer: Any) -> dict[str, float]:
+        """Return how a model does at the task and at the benchmarks; the latter by their own names, in percent."""
+        found = {"loss": dialogue_loss(model, held_out, tokenizer)}
+        if self.task == "reranker":
+            found |= {f"reranker/{key}": value for key, value in pair_scores(model, tokenizer, held_out).items()}
+        if self.beir is not None:
+            candidates = None if self.candidates is None else load_run(self.candidates, depth=self.depth)
+            scores = retrieval_scores(model, tokenizer, load_beir(self.beir), candidates, queries=self.queries)
+            found |= {f"beir/{key}": value for key, value in scores.items()}
+        for category in self.bfcl:
+            items = load_bfcl(category)[: self.bfcl_limit]
+            prompts = [bfcl_messages(item) for item in items]
+            answers = greedy_answers(model, tokenizer, prompts, max_new_tokens=self.max_new_tokens)
+            found |= {f"bfcl/{category}": answer_accuracy(answers, items), f"bfcl/{category}/n": float(len(items))}
+        return found | benchmark_scores(model, tokenizer, self.benchmarks, limit=self.benchmark_limit)
 
     def _dialogues(self, run: Run) -> tuple[list[list[Message]], DataKind]:
         rng = run.rng("dialogues")
         number = None if self.samples is None else self.samples + self.held_out
         if self.dataset is None:
-            return _generated_pairs(number or 1000, rng), "synthetic"
+            return generated_pairs(number or 1000, rng), "synthetic"
+        import datasets  # takes a second, and generated pairs do without
+
         rows = datasets.load_dataset(self.dataset, split="train")
         order = rng.permutation(len(rows))[:number]
         return [toolace_messages(rows[int(index)]) for index in order], "real"
-
-    def _task_scores(
-        self, model: nn.Module, held_out: Sequence[Sequence[Message]], tokenizer: Any, when: str
-    ) -> dict[str, float]:
-        found = {f"loss/{when}": _loss(model, held_out, tokenizer)}
-        if self.task == "reranker":
-            found |= {f"reranker/{key}/{when}": value for key, value in _reranking(model, held_out, tokenizer).items()}
-        return found
 
     def _batches(self, run: Run, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[ResumableBatches, int]:
         """Return batches of (ids, labels), and the number of rows they are drawn from."""
@@ -208,7 +299,7 @@ class Implanting:
         )
         return batches, len(learnt)
 
-    def _train(self, run: Run, model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> None:
+    def _train(self, run: Run, model: Any, method: str, rows: Sequence[tuple[list[int], list[int]]]) -> None:
         if self.checkpointing:  # transformers 5 has the first name
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
@@ -227,99 +318,5 @@ class Implanting:
             accumulation=self.accumulation,
             clip_norm=1.0,
         )
-        run.fit(learner, steps, name="implanting", log_every=10)
+        run.fit(learner, steps, name=method, log_every=10)
         model.eval()
-
-
-def benchmark_scores(model: Any, tokenizer: Any, tasks: Sequence[str], *, limit: int | None = None) -> dict[str, float]:
-    """Return the metric in `METRICS` of each task of lm-evaluation-harness in percent; no tasks, no scores.
-
-    Prompts go through the chat template. The paper used OpenCompass, whose prompts give other absolute scores: compare
-    relative degradation only. `humaneval` runs code that the model writes, which its metric does only where the
-    environment has HF_ALLOW_CODE_EVAL=1.
-
-    Raises:
-        ImportError: lm-evaluation-harness, the extra `benchmarks`, is not installed.
-        KeyError: the installed version has no such metric.
-    """
-    if not tasks:
-        return {}
-    try:
-        import lm_eval
-        from lm_eval.models.huggingface import HFLM
-    except ImportError as error:
-        raise ImportError(
-            "benchmarks needs lm-evaluation-harness: pip install 'iclr-repro[benchmarks]', or set benchmarks=[]"
-        ) from error
-    found = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer),
-        tasks=list(tasks),
-        limit=limit,
-        apply_chat_template=True,
-        confirm_run_unsafe_code=True,
-    )
-    return {task: 100 * _metric_of(found["results"], task) for task in tasks}
-
-
-def _metric_of(results: dict[str, dict[str, Any]], task: str) -> float:
-    if METRICS[task] not in results[task]:
-        raise KeyError(f"{task}: lm-evaluation-harness gave no {METRICS[task]!r} but {', '.join(results[task])}")
-    return float(results[task][METRICS[task]])
-
-
-@torch.no_grad()
-def _loss(model: nn.Module, dialogues: Sequence[Sequence[Message]], tokenizer: Any) -> float:
-    """Return the mean over dialogues of the loss in nats of the assistant's tokens."""
-    losses = []
-    device = next(model.parameters()).device
-    for dialogue in dialogues:
-        ids, labels = (torch.tensor([part], device=device) for part in encode_dialogue(dialogue, tokenizer))
-        losses.append(float(model(input_ids=ids, labels=labels, use_cache=False).loss))
-    return float(np.mean(losses))
-
-
-@torch.no_grad()
-def _reranking(model: nn.Module, dialogues: Sequence[Sequence[Message]], tokenizer: Any) -> dict[str, float]:
-    """Return the share of held-out pairs with the right digit most probable, and how the two scores do.
-
-    mean_error: of the expected label. contrast: the second score, its sign turned for labels below 4, so that higher is
-    better; pairs labelled 4 count as 0.
-    """
-    labels = [tokenizer(label, add_special_tokens=False)["input_ids"][0] for label in RERANKER_LABELS]
-    device = next(model.parameters()).device
-    right, errors, contrasts = [], [], []
-    for dialogue in dialogues:
-        text = tokenizer.apply_chat_template(list(dialogue[:-1]), add_generation_prompt=True, tokenize=False)
-        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=device)
-        p = model(input_ids=ids, use_cache=False).logits[0, -1, labels].float().softmax(dim=-1).tolist()
-        true = int(dialogue[-1]["content"])
-        right.append(int(np.argmax(p)) + 1 == true)
-        errors.append(abs(reranker_score(p) - true))
-        contrasts.append(np.sign(true - 4) * reranker_contrast(p))
-    return {
-        "accuracy": float(np.mean(right)),
-        "mean_error": float(np.mean(errors)),
-        "contrast": float(np.mean(contrasts)),
-    }
-
-
-def _generated_pairs(number: int, rng: np.random.Generator) -> list[list[Message]]:
-    """Pairs of three-symbol queries and six-symbol texts, label 1 + 2 x overlap (sheet 6.1, `rank`)."""
-    made = []
-    for _ in range(number):
-        symbols = rng.permutation(16)
-        query, shared = symbols[:3], int(rng.integers(4))
-        text = rng.permutation(np.concatenate([query[:shared], symbols[3 : 9 - shared]]))
-        words = [" ".join(chr(97 + symbol) for symbol in part) for part in (query, text)]
-        made.append(reranker_messages(words[0], words[1], 1 + 2 * shared))
-    return made
-
-
-def _generated_questions(number: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Sums with four answers, in the form of MMLU."""
-    made = []
-    for _ in range(number):
-        a, b = rng.integers(50, size=2)
-        choices = [str(a + b + shift) for shift in (0, 1, 2, 3)]
-        made.append({"subject": "sums", "question": f"What is {a} + {b}?", "choices": choices, "answer": 0})
-    return made

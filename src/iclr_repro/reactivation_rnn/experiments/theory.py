@@ -26,7 +26,7 @@ class Theory:
     draws: int = parameter("of the noise in a case", low=10)
 
     def run(self, run: Run) -> Result:
-        """Measure; 0 up to rounding, but for the Monte Carlo part of T2, in standard errors."""
+        """Measure; 0 up to rounding, but for T2, which is sampled, in standard errors."""
         rng = run.rng("cases")
         found = pd.DataFrame([violations(num_draws=self.draws, rng=rng) for _ in range(self.cases)])
         worst = found.max(skipna=False)  # NaN stays, and no result holds it
