@@ -9,7 +9,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,35 @@ def _listed(row: Mapping[str, Any]) -> Paper:
             "institutions": parts("aff_unique_norm"),
         }
     )
+
+
+def add_full_texts(papers: Sequence[Paper], path: str | Path) -> list[Paper]:
+    """Return the papers with their full texts from a file of JSON lines, `{"id": ..., "text": ...}` each.
+
+    Papers that the file lacks stay as they are; rows of other papers are not used.
+
+    Raises:
+        DataError: the file is missing, a line is of another form, an id occurs twice, or no paper is in it.
+    """
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            lines = file.readlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): expected JSON lines with id and text") from error
+    texts: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if not (isinstance(row["id"], str) and isinstance(row["text"], str)) or row["id"] in texts:
+                raise ValueError("id and text must be strings, and each id occur once")
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}, line {number} is no full text ({error!r}): expected a JSON object with id and text"
+            ) from error
+        texts[row["id"]] = row["text"]
+    if not any(paper.id in texts for paper in papers):
+        raise DataError(f"{path} has no text of the {len(papers)} papers, e.g. of {papers[0].id!r}")
+    return [replace(paper, text=texts.get(paper.id, paper.text)) for paper in papers]
 
 
 def known_citations(papers: Sequence[Paper]) -> list[Paper]:

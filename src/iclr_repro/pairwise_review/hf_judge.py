@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -30,9 +31,18 @@ from transformers import (
 from iclr_repro.pairwise_review.judging import BaseJudge, Judgement
 from iclr_repro.pairwise_review.language_judge import Reading, expected_digit
 from iclr_repro.pairwise_review.papers import Paper, check_papers
-from iclr_repro.pairwise_review.prompts import load_template
+from iclr_repro.pairwise_review.prompts import CountTokens, estimate_tokens, load_template
 
 _MARK = "\N{SYMBOL FOR GROUP SEPARATOR}"  # where a prompt is cut; in no template, and removed from texts
+
+
+def load_token_counter(name_or_path: str) -> CountTokens:
+    """Load the tokenizer of a model, without the model, and return what counts the tokens of a text."""
+    return _counter(AutoTokenizer.from_pretrained(name_or_path))
+
+
+def _counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 class HFJudge(BaseJudge):
@@ -97,11 +107,17 @@ class HFJudge(BaseJudge):
     def from_pretrained(
         cls, name_or_path: str, *, device: str | torch.device = "cpu", dtype: str = "auto", **options: Any
     ) -> HFJudge:
-        """Load model and tokenizer from a folder, the cache or the hub; `options` are those of the constructor."""
+        """Load model and tokenizer from a folder, the cache or the hub; `options` are those of the constructor.
+
+        A `reading` that estimates tokens, or none, counts them with this tokenizer instead.
+        """
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        reading = options.pop("reading", None) or Reading()
+        if reading.count_tokens is estimate_tokens:
+            reading = replace(reading, count_tokens=_counter(tokenizer))
         model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype).to(device)
         options.setdefault("chat_template", bool(tokenizer.chat_template))
-        return cls(model, tokenizer, name=name_or_path, **options)
+        return cls(model, tokenizer, name=name_or_path, reading=reading, **options)
 
     @classmethod
     def untrained(cls, *, seed: int = 0, hidden_size: int = 64, layers: int = 2, **options: Any) -> HFJudge:

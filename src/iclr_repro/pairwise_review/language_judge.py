@@ -6,8 +6,9 @@ Source: sheet E5, B, and "Prompt structure".
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from iclr_repro.pairwise_review.prompts import (
     load_template,
     parse_winner,
 )
+
+AGAIN_TOKENS = 20
+"""Limit of the answer to a question that is asked again."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,17 @@ class Reading:
     blind: bool = True
     count_tokens: CountTokens = estimate_tokens
     template_version: int = 1
+    _shown: dict[Paper, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def show(self, paper: Paper) -> str:
-        """Return the excerpt of a paper."""
-        return excerpt(paper, budget=self.budget, count_tokens=self.count_tokens, blind=self.blind)
+        """Return the excerpt of a paper, made once."""
+        if paper not in self._shown:
+            self._shown[paper] = excerpt(paper, budget=self.budget, count_tokens=self.count_tokens, blind=self.blind)
+        return self._shown[paper]
+
+    def is_cut(self, paper: Paper) -> bool:
+        """Return whether the budget keeps a part of the excerpt from being shown."""
+        return self.show(paper) != excerpt(paper, budget=sys.maxsize, count_tokens=self.count_tokens, blind=self.blind)
 
 
 class LanguageModelJudge(BaseJudge):
@@ -118,7 +129,7 @@ class LanguageModelJudge(BaseJudge):
         judgements = [_read(completion) for completion in completions]
         again = [index for index, judgement in enumerate(judgements) if judgement.prefer_first is None]
         reminders = [f"{prompts[index]}\n\n{self._template.again}" for index in again]
-        for index, completion in zip(again, complete_all(self.model, reminders, max_tokens=20), strict=True):
+        for index, completion in zip(again, complete_all(self.model, reminders, max_tokens=AGAIN_TOKENS), strict=True):
             judgements[index] = _joined(judgements[index], _read(completion))
         return judgements
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,8 @@ def make_judge(
     *,
     train: Sequence[Paper],
     reading: Reading,
-    options: dict[str, Any],
+    options: Mapping[str, Any],
+    answers: Path | None = None,
     answering: Answering = "text",
     swap: bool = False,
 ) -> tuple[Judge, Any]:
@@ -168,7 +170,8 @@ def make_judge(
         run: its device and folder are used.
         train: papers that the text judge learns from.
         reading: how papers are shown.
-        options: of `load_language_model` for an endpoint, and "answers", the file of answers.
+        options: of `load_language_model` for an endpoint.
+        answers: file of a language model's answers; None keeps one in the run's folder.
         answering: how a language model of "local:" or "openai:" answers; the others answer by next token.
         swap: ask both orders.
 
@@ -187,8 +190,6 @@ def make_judge(
     if backend not in ("local", "openai") or not name:
         raise ValueError(f"judge must be text, untrained, hf:<name>, local:<name> or openai:<name>, got {spec!r}")
     system = load_template(reading.template_version).system_message(reading.venue)
-    answers = options.pop("answers") or run.dir / "answers.sqlite"
-    if backend == "local":
-        options = {"device": run.device}
-    model = load_language_model(spec, cache=answers, system=system, **options)
+    used = {"device": run.device} if backend == "local" else options
+    model = load_language_model(spec, cache=answers or run.dir / "answers.sqlite", system=system, **used)
     return LanguageModelJudge(model, reading=reading, answering=answering, swap=swap), model

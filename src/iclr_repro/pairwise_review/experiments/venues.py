@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
-from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.experiment import ParameterError, Result, parameter
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review import figures
@@ -20,6 +20,7 @@ from iclr_repro.pairwise_review.bradley_terry import fit_counts
 from iclr_repro.pairwise_review.cost import CostForecast, forecast, forecast_ratings
 from iclr_repro.pairwise_review.counts import PairCounts
 from iclr_repro.pairwise_review.data import (
+    add_full_texts,
     known_citations,
     load_papers,
     mean_ratings,
@@ -36,7 +37,7 @@ from iclr_repro.pairwise_review.experiments._judged import (
 )
 from iclr_repro.pairwise_review.judges import text_reviews
 from iclr_repro.pairwise_review.judging import collect
-from iclr_repro.pairwise_review.language_judge import LanguageModelRater, Reading, expected_ratings
+from iclr_repro.pairwise_review.language_judge import AGAIN_TOKENS, LanguageModelRater, Reading, expected_ratings
 from iclr_repro.pairwise_review.measures import gini as gini_of
 from iclr_repro.pairwise_review.measures import (
     impact,
@@ -63,6 +64,9 @@ class VenueTable:
 
     data: DataChoice = parameter(DATA_CHOICE)
     papers: str | None = parameter("JSON file of paperlists with the venue; null is CoRL 2023")
+    full_texts: str | None = parameter(
+        "JSON lines with id and text of papers for a language model, cut to `budget`; null for title and abstract"
+    )
     venue: str = parameter("name of the venue, for the prompts")
     num_papers: int | None = parameter("papers at most; null for all", low=20)
     comparisons: int | None = parameter("comparisons; null for all ordered pairs", low=1)
@@ -79,28 +83,55 @@ class VenueTable:
     concurrency: int = parameter("requests under way at once", low=1)
     price_input: float = parameter("dollars per million input tokens of an endpoint, not batched", low=0)
     price_output: float = parameter("dollars per million output tokens of an endpoint, not batched", low=0)
-    budget: int = parameter("tokens shown of a manuscript", low=1)
+    answer_tokens: float = parameter("expected in an answer by text, for the forecast", low=0)
+    review_tokens: float = parameter("expected in a review, for the forecast", low=0)
+    budget: int = parameter(
+        "tokens shown of a manuscript: of the model's own tokenizer for hf:, four characters each for others", low=1
+    )
     anonymise: bool = parameter("hide names, affiliations, acknowledgements and URLs")
     swap: bool = parameter("ask both orders of each pair")
     penalty: float = parameter("lambda", low=0)
     draws: int = parameter("bootstrap draws, permutations, and random sets (these at least 100)", low=20)
 
+    def __post_init__(self) -> None:
+        """Refuse full texts for the judge that does not read them."""
+        if self.full_texts is not None and self.judge == "text":
+            raise ParameterError("full_texts are for a language model; the judge `text` reads title and abstract only")
+
     def run(self, run: Run) -> Result:
         """Judge, rank, select the venue's own numbers, and set the sets beside each other."""
         (papers, train), kind = real_or_synthetic(self.data, lambda: self._real(run), lambda: self._synthetic(run))
+        if self.full_texts is not None:
+            papers = add_full_texts(papers, self.full_texts)
         reading = Reading(venue=self.venue, budget=self.budget, blind=self.anonymise)
+        if self.judge.startswith("hf:"):
+            from iclr_repro.pairwise_review.hf_judge import load_token_counter
+
+            reading = replace(reading, count_tokens=load_token_counter(self.judge.removeprefix("hf:")))
         schedule = PairSchedule(len(papers), int(run.rng("pairs").integers(2**62)))
         num = len(schedule) if self.comparisons is None else min(self.comparisons, len(schedule))
         found = Measurements()
         # Whatever could stop the comparison of the sets is found before anything is paid.
         human, tiers = human_choice(papers), tier_sizes(papers)
         expected = self._forecast(papers, schedule, num, reading)
-        bill = sum(one.cost_usd for one in expected.values())
+        most = sum(one.cost_usd for one in expected.values())
+        bill = most - (expected["asked_again_at_most"].cost_usd if "asked_again_at_most" in expected else 0.0)
         for system, one in expected.items():
             for name in ("calls", "input_tokens", "output_tokens", "cost_usd"):
                 found.add_exact(f"forecast/{system}/{name}", getattr(one, name))
         found.add_exact("forecast/cost_usd", bill)
-        run.log.info("%s: %s comparisons by %s, about %.4g dollars", self.venue, f"{num:,}", self.judge, bill)
+        found.add_exact("forecast/cost_usd_at_most", most)
+        run.log.info(
+            "%s: %s comparisons by %s, about %.4g dollars, %.4g if every question is asked twice",
+            self.venue,
+            f"{num:,}",
+            self.judge,
+            bill,
+            most,
+        )
+        if self.judge != "text":
+            found.add_exact("full_texts/n", sum(paper.text is not None for paper in papers))
+            found.add_exact("truncated/n", sum(reading.is_cut(paper) for paper in papers))
         found.add_exact("n", len(papers))
         found.add_exact("unknown_citations/n", sum(paper.citations is None for paper in papers))
         if self.dry_run:
@@ -112,6 +143,7 @@ class VenueTable:
             train=train,
             reading=reading,
             options=self._options(),
+            answers=None if self.answers is None else Path(self.answers),
             answering=self.answering,
             swap=self.swap,
         )
@@ -120,6 +152,8 @@ class VenueTable:
         found.add_exact("judge/is_language_model", float(self.judge.startswith(("hf:", "local:", "openai:"))))
         for name in ("comparisons", "unreadable", "asked_again", "input_tokens", "output_tokens"):
             found.add_exact(f"judge/{name}", float(getattr(judged, name)))
+        if self.judge != "text" and judged.asked:
+            found.add_exact("judge/first_just_read", judged.first_just_read / judged.asked)
         for name, measure in (("flip_rate", flip_rate), ("cyclic_triads", cyclic_triads)):
             try:
                 share, number = measure(judged.counts)
@@ -191,7 +225,6 @@ class VenueTable:
             "max_concurrency": self.concurrency,
             "price_per_million_input": self.price_input,
             "price_per_million_output": self.price_output,
-            "answers": None if self.answers is None else Path(self.answers),
         }
 
     def _forecast(
@@ -207,17 +240,16 @@ class VenueTable:
         }
         expected = {}
         if self.rate and endpoint:
-            expected["ratings"] = forecast_ratings(papers, reading=reading, review_tokens=_REVIEW_TOKENS, **prices)
-        expected["comparisons"] = forecast(
-            papers,
-            first,
-            second,
-            reading=reading,
-            answering="text" if by_text else "next_token",
-            output_tokens=100.0 if by_text else 1.0,
-            swap=self.swap,
-            **prices,
-        )
+            expected["ratings"] = forecast_ratings(papers, reading=reading, review_tokens=self.review_tokens, **prices)
+        pairs: dict[str, Any] = {"first": first, "second": second, "reading": reading, "swap": self.swap, **prices}
+        if by_text:
+            answer = self.answer_tokens
+            expected["comparisons"] = forecast(papers, **pairs, answering="text", output_tokens=answer)
+            expected["asked_again_at_most"] = forecast(
+                papers, **pairs, answering="text", output_tokens=AGAIN_TOKENS, again=True
+            )
+        else:
+            expected["comparisons"] = forecast(papers, **pairs, answering="next_token")
         return expected
 
     def _ratings(
@@ -324,7 +356,6 @@ class VenueTable:
 
 _LEVELS = ("human", "rating", "rating_expected", "random")
 _IMPACT = ("mean", "median", "log_mean")
-_REVIEW_TOKENS = 400.0  # ours, for forecasts
 
 
 def _budgets(num: int) -> list[int]:
