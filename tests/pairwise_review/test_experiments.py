@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import pytest
 
 from core.openai_server import API_KEY, MODEL, OpenAIServer, Reply, Request, prompt_of, says
 from iclr_repro import command_line
+from iclr_repro.core.data import DataError
 from iclr_repro.core.experiment import ParameterError, Result, build
+from iclr_repro.pairwise_review.hf_judge import HFJudge
+from iclr_repro.pairwise_review.prompts import load_template
 from support import bare_run
 
 REVIEW = {"summary": "s", "strengths": "s", "weaknesses": "w", "soundness": 3, "presentation": 3, "contribution": 3}
@@ -33,7 +37,12 @@ def answer(request: Request) -> Reply:
         return says('{"overall": 6}')
     if "Review the manuscript" in prompt:
         return says(json.dumps({**REVIEW, "overall": 6, "confidence": 4}))
+    if request.get("logprobs") and prompt.endswith("Rating:"):
+        return says("6", completion_tokens=1, top_logprobs={"6": math.log(0.6), "7": math.log(0.2), "The": -4.0})
     first, second = prompt.split("### Manuscript ")[1:]
+    if request.get("logprobs"):
+        best = 0.9 if len(first) > len(second) else 0.1
+        return says("A", completion_tokens=1, top_logprobs={"A": math.log(best), "B": math.log(1 - best)})
     return says(f"Winner: {'A' if len(first) > len(second) else 'B'}")
 
 
@@ -56,6 +65,10 @@ def test_a_venue_is_judged_and_rated_by_an_endpoint_once(server: OpenAIServer, t
     assert "rating/spearman_citations" not in found.metrics
     assert {"human", "pairwise", "rating", "random"} <= set(found.tables["venue"].index)
     assert len(server.requests) == 300 + 4 * 20
+    # The curve ends with all comparisons.
+    assert found.metrics["pairwise/M300/mean"] == pytest.approx(found.metrics["pairwise/mean"])
+    low, high = found.intervals["pairwise/M300/mean"]
+    assert low < high
     again = table(tmp_path, server, **files)
     assert len(server.requests) == 300 + 4 * 20
     assert again.metrics["pairwise/mean"] == found.metrics["pairwise/mean"]
@@ -66,12 +79,74 @@ def test_a_dry_run_asks_nothing(server: OpenAIServer, tmp_path: Path) -> None:
     assert server.requests == []
     assert (found.metrics["forecast/comparisons/calls"], found.metrics["forecast/ratings/calls"]) == (380, 80)
     assert found.metrics["forecast/ratings/cost_usd"] > 0
-    assert 0 < found.metrics["forecast/cost_usd"] < 1
+    assert 0 < found.metrics["forecast/cost_usd"] < found.metrics["forecast/cost_usd_at_most"] < 1
+    # The larger the answers, the larger the bill.
+    longer = table(tmp_path, server, dry_run=True, comparisons=None, answer_tokens=1000, review_tokens=500)
+    added = longer.metrics["forecast/cost_usd"] - found.metrics["forecast/cost_usd"]
+    # A review is written once and read once.
+    assert added == pytest.approx((380 * 900 * 0.6 + 60 * 100 * (0.6 + 0.15)) / 1e6)
+
+
+def test_the_most_that_questions_asked_again_can_cost_is_what_they_cost(server: OpenAIServer, tmp_path: Path) -> None:
+    again = load_template().again
+    server.respond = lambda request: says("Winner: A" if again in prompt_of(request) else "Neither.")
+    forecast = table(tmp_path, server, rate=False, dry_run=True).metrics
+    found = table(tmp_path, server, rate=False)
+    assert found.metrics["judge/asked_again"] == len(server.requests) / 2 == 300
+    assert forecast["forecast/asked_again_at_most/calls"] == 300
+    characters = sum(len(prompt_of(request)) for request in server.requests if again in prompt_of(request))
+    system = 300 * len(load_template().system_message("CoRL 2023"))
+    assert forecast["forecast/asked_again_at_most/input_tokens"] == pytest.approx((characters + system) / 4, rel=0.01)
+    next_token = table(tmp_path, server, answering="next_token", dry_run=True).metrics
+    assert next_token["forecast/cost_usd"] == next_token["forecast/cost_usd_at_most"]
 
 
 def test_judges_that_run_here_cost_nothing(tmp_path: Path) -> None:
-    for judge in ("text", "untrained", "hf:some-model", "local:some-model"):
-        assert table(tmp_path, judge=judge, dry_run=True).metrics["forecast/cost_usd"] == 0
+    made = HFJudge.untrained(hidden_size=8, layers=1)
+    made._model.save_pretrained(tmp_path / "model")
+    made._tokenizer.save_pretrained(tmp_path / "model")
+    tokens = {}
+    for judge in ("text", "untrained", f"hf:{tmp_path / 'model'}", "local:some-model"):
+        found = table(tmp_path, judge=judge, dry_run=True).metrics
+        assert found["forecast/cost_usd"] == found["forecast/cost_usd_at_most"] == 0
+        tokens[judge.partition(":")[0]] = found["forecast/comparisons/input_tokens"]
+    # The model's own tokenizer, a byte a token, and not the estimate of four characters each.
+    assert tokens["hf"] == pytest.approx(4 * tokens["untrained"], rel=0.01)
+
+
+def test_full_texts_are_shown_cut_and_paid_for(server: OpenAIServer, tmp_path: Path) -> None:
+    path, text = tmp_path / "texts.jsonl", "1 Introduction\nWe show {length}. " + "more " * 30
+
+    def write(*rows: Any) -> str:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    rows = [{"id": f"p{index}", "text": text if index else text * 100} for index in range(12)]
+    options = {"data": "real", "num_papers": None, "comparisons": 100, "rate": False, "budget": 300}
+    options["papers"] = listed(tmp_path / "list.json", {"Accept": 8, "Reject": 14})
+    plain = table(tmp_path, server, **options, dry_run=True).metrics
+    assert (plain["full_texts/n"], plain["truncated/n"]) == (0, 0)
+    found = table(tmp_path, server, **options, full_texts=write(*rows, {"id": "of another venue", "text": ""})).metrics
+    assert (found["full_texts/n"], found["truncated/n"]) == (12, 1)
+    name = "forecast/comparisons/input_tokens"
+    characters = sum(len(prompt_of(request)) for request in server.requests)
+    system = len(load_template().system_message("CoRL 2023"))
+    assert found[name] == pytest.approx((characters + 100 * system) / 4, rel=0.01)
+    assert found[name] > plain[name]
+    assert any("We show {length}. more" in prompt for prompt in server.prompts)
+    for bad, message in (
+        (({"id": "p1"},), "line 1 is no full text"),
+        ((rows[0], rows[0]), "line 2 is no full text.*each id occur once"),
+        (({"id": "p1", "text": None},), "must be strings"),
+        (({"id": "q", "text": "a"},), "no text of the 22 papers, e.g. of 'p0'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            table(tmp_path, server, **options, full_texts=write(*bad))
+    with pytest.raises(DataError, match="cannot be read"):
+        table(tmp_path, server, **options, full_texts=str(tmp_path / "none.jsonl"))
+    with pytest.raises(ParameterError, match="reads title and abstract only"):
+        table(tmp_path, judge="text", full_texts=str(path))
+    assert len(server.requests) == 100
 
 
 def listed(path: Path, statuses: dict[str, int], *, citations: int | None = None) -> str:
@@ -135,14 +210,41 @@ def test_lists_that_cannot_be_compared_are_refused_before_a_call(
 
 def test_a_list_without_tiers_has_no_table_of_them(server: OpenAIServer, tmp_path: Path) -> None:
     papers = listed(tmp_path / "list.json", {"Accept": 8, "Reject": 14})
-    assert set(table(tmp_path, server, data="real", papers=papers, num_papers=None).tables) == {"venue"}
+    # Nor does it state areas.
+    assert set(table(tmp_path, server, data="real", papers=papers, num_papers=None).tables) == {"venue", "traits"}
 
 
-def test_a_judge_that_only_compares_cannot_rate(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="only compares: set rate=false"):
-        table(tmp_path, judge="untrained", comparisons=2, budget=20)
+def test_areas_are_controlled_where_the_list_states_them(server: OpenAIServer, tmp_path: Path) -> None:
+    path = Path(listed(tmp_path / "list.json", {"Accept": 8, "Reject": 14}))
+    rows = [{**row, "primary_area": "abc"[index % 3]} for index, row in enumerate(json.loads(path.read_text()))]
+    path.write_text(json.dumps(rows))
+    found = table(tmp_path, server, data="real", papers=str(path), num_papers=None)
+    # The longest papers win, and they are the last ones, which humans rejected.
+    assert found.metrics["pairwise/overlap_human"] < 0.5
+    assert found.metrics["controlled/area/largest_difference"] == 0
+    assert found.metrics["controlled/area/largest_shift"] == 0
+    assert found.tables["areas"].index.tolist() == ["a", "b", "c"]
+    assert "controlled" in found.tables["venue"].index
+    assert found.metrics["judge/coefficient/length"] > 0
+    assert {"areas", "citations"} <= set(found.figures)
+
+
+def test_answers_by_next_token_bring_a_rating_almost_without_ties(server: OpenAIServer, tmp_path: Path) -> None:
+    found = table(tmp_path, server, answering="next_token")
+    assert len(server.requests) == 300 + (4 + 1) * 20
+    assert {"rating", "rating_expected"} <= set(found.tables["venue"].index)
+    assert found.metrics["rating_expected/unusable"] == 0
+    assert all(request["max_tokens"] <= 2 for request in server.requests if request.get("logprobs"))
+
+
+def test_a_local_model_compares_and_rates_by_next_token(tmp_path: Path) -> None:
+    rated = table(tmp_path, judge="untrained", comparisons=25, budget=20)
+    assert "rating" not in rated.tables["venue"].index
+    assert rated.metrics["rating_expected/tie_share"] == 0
+    assert 0 < rated.metrics["judge/first_just_read"] < 1
     found = table(tmp_path, judge="untrained", comparisons=25, budget=20, rate=False)
     assert found.metrics["judge/comparisons"] == 25
+    assert "judge/first_just_read" not in found.metrics  # all of them were in the file
     with pytest.raises(ValueError, match="judge must be text, untrained"):
         table(tmp_path, judge="oracle")
 

@@ -73,6 +73,7 @@ def forecast(
     answering: Answering = "next_token",
     output_tokens: float = 1.0,
     swap: bool = False,
+    again: bool = False,
     price_per_million_input: float,
     price_per_million_output: float,
     seconds_per_call: float = 0.0,
@@ -88,6 +89,7 @@ def forecast(
         answering: how the judge answers.
         output_tokens: expected in an answer.
         swap: both orders are asked.
+        again: the questions asked again, each with its reminder; all of them are the most that can come to be.
         price_per_million_input: dollars.
         price_per_million_output: dollars.
         seconds_per_call: how long the endpoint takes.
@@ -100,6 +102,8 @@ def forecast(
     template, count = load_template(reading.template_version), reading.count_tokens
     venue = reading.venue
     rest = template.system_message(venue) + template.comparison("", "", venue=venue, answering=answering)
+    if again:
+        rest += f"\n\n{template.again}"
     tokens = np.array([count(reading.show(paper)) for paper in papers])
     calls = len(first) * (2 if swap else 1)
     total = (2 if swap else 1) * int(tokens[first].sum() + tokens[second].sum()) + calls * count(rest)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -27,11 +29,20 @@ from transformers import (
 )
 
 from iclr_repro.pairwise_review.judging import BaseJudge, Judgement
-from iclr_repro.pairwise_review.language_judge import Reading
-from iclr_repro.pairwise_review.papers import Paper
-from iclr_repro.pairwise_review.prompts import load_template
+from iclr_repro.pairwise_review.language_judge import Reading, expected_digit
+from iclr_repro.pairwise_review.papers import Paper, check_papers
+from iclr_repro.pairwise_review.prompts import CountTokens, estimate_tokens, load_template
 
 _MARK = "\N{SYMBOL FOR GROUP SEPARATOR}"  # where a prompt is cut; in no template, and removed from texts
+
+
+def load_token_counter(name_or_path: str) -> CountTokens:
+    """Load the tokenizer of a model, without the model, and return what counts the tokens of a text."""
+    return _counter(AutoTokenizer.from_pretrained(name_or_path))
+
+
+def _counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 class HFJudge(BaseJudge):
@@ -96,11 +107,17 @@ class HFJudge(BaseJudge):
     def from_pretrained(
         cls, name_or_path: str, *, device: str | torch.device = "cpu", dtype: str = "auto", **options: Any
     ) -> HFJudge:
-        """Load model and tokenizer from a folder, the cache or the hub; `options` are those of the constructor."""
+        """Load model and tokenizer from a folder, the cache or the hub; `options` are those of the constructor.
+
+        A `reading` that estimates tokens, or none, counts them with this tokenizer instead.
+        """
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        reading = options.pop("reading", None) or Reading()
+        if reading.count_tokens is estimate_tokens:
+            reading = replace(reading, count_tokens=_counter(tokenizer))
         model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype).to(device)
         options.setdefault("chat_template", bool(tokenizer.chat_template))
-        return cls(model, tokenizer, name=name_or_path, **options)
+        return cls(model, tokenizer, name=name_or_path, reading=reading, **options)
 
     @classmethod
     def untrained(cls, *, seed: int = 0, hidden_size: int = 64, layers: int = 2, **options: Any) -> HFJudge:
@@ -151,6 +168,38 @@ class HFJudge(BaseJudge):
                 probability = (probability + 1.0 - swapped) / 2
             judgements.append(Judgement(probability > 0.5, probability, raw=raw, input_tokens=tokens))
         return judgements
+
+    def expected_ratings(self, papers: Sequence[Paper]) -> np.ndarray:
+        """Rate papers by the same model, see `language_judge.expected_ratings`.
+
+        Raises:
+            ValueError: a paper without text, a prompt longer than the context, or digits that share a token.
+        """
+        check_papers(papers, need_text=True)
+        spelling = " {}" if len(self._tokens(" 1")) == 1 and not self._chat_template else "{}"
+        letters = [self._tokens(spelling.format(digit))[-1] for digit in range(1, 10)]
+        if len(set(letters)) < len(letters):
+            raise ValueError(f"{self.name} has one token for several digits: it cannot rate by one token")
+        template, venue = self._template, self._reading.venue
+        system, question = template.system_message(venue), template.rating_by_next_token.replace("{venue}", venue)
+        scores = [
+            self._next_token_scores(system, f"### Manuscript\n{self.shown(paper)}\n\n{question}", letters)
+            for paper in papers
+        ]
+        return expected_digit(np.array(scores))
+
+    @torch.inference_mode()
+    def _next_token_scores(self, system: str, prompt: str, letters: list[int]) -> list[float]:
+        text = f"{system}\n\n{prompt}"
+        if self._chat_template:
+            messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+            text = str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        tokens = self._tokens(text)
+        self._check_length(len(tokens))
+        ids = torch.tensor([tokens], device=self._model.device)
+        logits = self._model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+        scores: list[float] = logits.log_softmax(0)[letters].tolist()
+        return scores
 
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]

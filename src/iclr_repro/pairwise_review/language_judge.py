@@ -6,8 +6,9 @@ Source: sheet E5, B, and "Prompt structure".
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from iclr_repro.pairwise_review.prompts import (
     load_template,
     parse_winner,
 )
+
+AGAIN_TOKENS = 20
+"""Limit of the answer to a question that is asked again."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,17 @@ class Reading:
     blind: bool = True
     count_tokens: CountTokens = estimate_tokens
     template_version: int = 1
+    _shown: dict[Paper, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def show(self, paper: Paper) -> str:
-        """Return the excerpt of a paper."""
-        return excerpt(paper, budget=self.budget, count_tokens=self.count_tokens, blind=self.blind)
+        """Return the excerpt of a paper, made once."""
+        if paper not in self._shown:
+            self._shown[paper] = excerpt(paper, budget=self.budget, count_tokens=self.count_tokens, blind=self.blind)
+        return self._shown[paper]
+
+    def is_cut(self, paper: Paper) -> bool:
+        """Return whether the budget keeps a part of the excerpt from being shown."""
+        return self.show(paper) != excerpt(paper, budget=sys.maxsize, count_tokens=self.count_tokens, blind=self.blind)
 
 
 class LanguageModelJudge(BaseJudge):
@@ -118,7 +129,7 @@ class LanguageModelJudge(BaseJudge):
         judgements = [_read(completion) for completion in completions]
         again = [index for index, judgement in enumerate(judgements) if judgement.prefer_first is None]
         reminders = [f"{prompts[index]}\n\n{self._template.again}" for index in again]
-        for index, completion in zip(again, complete_all(self.model, reminders, max_tokens=20), strict=True):
+        for index, completion in zip(again, complete_all(self.model, reminders, max_tokens=AGAIN_TOKENS), strict=True):
             judgements[index] = _joined(judgements[index], _read(completion))
         return judgements
 
@@ -314,6 +325,38 @@ class LanguageModelRater:
     def _meta(self, reviews: Sequence[Completion | None]) -> str:
         listed = "\n\n".join(f"Review {k}: {r.text}" for k, r in enumerate(reviews, start=1) if r is not None)
         return self._template.meta_review.replace("{reviews}", listed or "(no usable review)")
+
+
+def expected_ratings(
+    model: BaseLanguageModel, papers: Sequence[Paper], *, reading: Reading, digits: Sequence[str] = "123456789"
+) -> np.ndarray:
+    """Return [n] sum over d of d P(d), P over the digits 1 to 9 as the next token: ratings almost without ties.
+
+    One call a paper. A 10 would be two tokens to many tokenizers. NaN where the model shows none of the digits.
+
+    Args:
+        model: any that scores next tokens.
+        papers: to be rated.
+        reading: how papers are shown.
+        digits: as the model writes them.
+
+    Raises:
+        ValueError: duplicate ids, or a paper without text.
+        LanguageModelError: the model cannot be asked.
+    """
+    check_papers(papers, need_text=True)
+    template = load_template(reading.template_version)
+    question = template.rating_by_next_token.replace("{venue}", reading.venue)
+    prompts = [f"### Manuscript\n{reading.show(paper)}\n\n{question}" for paper in papers]
+    return expected_digit(model.next_token_scores(prompts, list(digits)))
+
+
+def expected_digit(scores: np.ndarray) -> np.ndarray:
+    """Return [n] expected digits 1 to 9 from [n, 9] log-probabilities; NaN for a row of -inf."""
+    seen = np.isfinite(scores).any(axis=1)
+    expected = np.full(len(scores), np.nan)
+    expected[seen] = softmax(scores[seen], axis=1) @ np.arange(1, scores.shape[1] + 1)
+    return expected
 
 
 def _overall(completion: Completion | None) -> float:
