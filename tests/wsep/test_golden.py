@@ -157,7 +157,8 @@ def test_sets_of_skills(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "score", "repeated"), [("wsep4_value", "wsep", True), ("mi4_max", "mi", True), ("lsepin4_max", "lsepin", False)]
+    ("key", "score", "repeated"),
+    [("wsep4_value", "wsep", True), ("mi4_max", "mi", True), ("lsepin4_max", "lsepin", False)],
 )
 def test_best_sets_of_four(case: Case, key: str, score: str, repeated: bool) -> None:
     if key not in case.file:

@@ -46,13 +46,21 @@ def changed(array: np.ndarray, index: tuple[int, ...], value: float) -> np.ndarr
         ({"gamma": float("nan")}, "gamma is nan"),
         ({"metric": np.zeros((3, 3))}, r"metric has shape \(3, 3\), expected \(2, 2\)"),
         ({"metric": np.zeros((2, 2))}, r"metric\[0, 1\] is 0, expected a positive distance"),
-        ({"metric": np.array([[0.0, 1.0], [2.0, 0.0]])}, r"metric\[0, 1\] is 1 but metric\[1, 0\] is 2: it must be symm"),
+        (
+            {"metric": np.array([[0.0, 1.0], [2.0, 0.0]])},
+            r"metric\[0, 1\] is 1 but metric\[1, 0\] is 2: it must be symm",
+        ),
         ({"metric": np.array([[0.0, np.inf], [np.inf, 0.0]])}, "are all states connected"),
         ({"metric": np.eye(2)}, r"metric\[0, 0\] is 1, expected 0 on the diagonal"),
     ],
 )
 def test_bad_mdps_are_refused_with_the_reason(change: dict[str, Any], message: str) -> None:
-    good: dict[str, Any] = {"transitions": P, "start": START, "gamma": 0.9, "metric": np.array([[0.0, 1.0], [1.0, 0.0]])}
+    good: dict[str, Any] = {
+        "transitions": P,
+        "start": START,
+        "gamma": 0.9,
+        "metric": np.array([[0.0, 1.0], [1.0, 0.0]]),
+    }
     TabularMDP(**good)
     with pytest.raises(ValueError, match=message):
         TabularMDP(**{**good, **change})

@@ -130,9 +130,13 @@ def _counts(skills: Sequence[Sequence[np.ndarray]], num_states: int) -> list[np.
         for episode in episodes:
             states = np.asarray(episode)
             if not np.issubdtype(states.dtype, np.integer) or states.ndim != 1 or len(states) == 0:
-                raise ValueError(f"an episode of skill {number} is no array of state numbers: {states.dtype}{states.shape}")
+                raise ValueError(
+                    f"an episode of skill {number} is no array of state numbers: {states.dtype}{states.shape}"
+                )
             if states.min() < 0 or states.max() >= num_states:
-                raise ValueError(f"skill {number} visits states {states.min()}..{states.max()}, expected 0..{num_states - 1}")
+                raise ValueError(
+                    f"skill {number} visits states {states.min()}..{states.max()}, expected 0..{num_states - 1}"
+                )
         counted.append(np.stack([np.bincount(np.asarray(one), minlength=num_states) for one in episodes]))
     return counted
 

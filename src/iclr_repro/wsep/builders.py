@@ -70,7 +70,9 @@ class Layout:
         lengths = shortest_path(adjacent, unweighted=True)
         if np.isinf(lengths).any():
             apart = self.cells[np.flatnonzero(np.isinf(lengths[self.start]) | np.isinf(lengths).any(axis=0))[0]]
-            raise ValueError(f"the cell at row {apart[0]}, column {apart[1]} is not connected to the others: wall it off")
+            raise ValueError(
+                f"the cell at row {apart[0]}, column {apart[1]} is not connected to the others: wall it off"
+            )
         return np.asarray(lengths)
 
 
@@ -118,9 +120,7 @@ def garnet(num_states: int, num_actions: int, *, rng: np.random.Generator, gamma
     return TabularMDP(transitions, start, gamma, metric)
 
 
-def grid_mdp(
-    layout: Layout, *, slip: float = 0.1, gamma: float = 0.9, uniform_start: float = 0.02
-) -> TabularMDP:
+def grid_mdp(layout: Layout, *, slip: float = 0.1, gamma: float = 0.9, uniform_start: float = 0.02) -> TabularMDP:
     """Make an MDP of a grid with the actions stay, up, down, left, right; its metric is the shortest path.
 
     Args:

@@ -142,9 +142,7 @@ class PointMaze2DVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Number of free cells."""
         return len(self.layout.cells)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Start all copies; a seed restarts the draws of the starts. There are no options."""
         if seed is not None:
             self.generator.manual_seed(seed)

@@ -108,9 +108,7 @@ class Capacity:
         return np.flatnonzero(self.weights > threshold)
 
 
-def channel_capacity(
-    candidates: np.ndarray, *, tolerance: float = 1e-9, max_iterations: int = 1_000_000
-) -> Capacity:
+def channel_capacity(candidates: np.ndarray, *, tolerance: float = 1e-9, max_iterations: int = 1_000_000) -> Capacity:
     """Maximise I(S;Z) over p(z) for given distributions by Blahut and Arimoto's algorithm.
 
     k_z = KL(p_z || p);  p(z) <- p(z) exp(k_z) / sum;  stop when max_z k_z - sum_z p(z) k_z < tolerance

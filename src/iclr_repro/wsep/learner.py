@@ -77,9 +77,7 @@ class SkillLearner:
                 None if rollout.cells is None else rollout.cells[active],
             )
             scaled = scaled[active]
-        learnt = ppo_update(
-            self.policy, self.optimizer, rollout, scaled, self.settings, generator=self.generator
-        )
+        learnt = ppo_update(self.policy, self.optimizer, rollout, scaled, self.settings, generator=self.generator)
         self._steps += 1
         return {**found, "reward": float(paid.mean()), **learnt}
 

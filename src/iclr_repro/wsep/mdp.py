@@ -102,7 +102,7 @@ def occupancy(mdp: TabularMDP, policy: np.ndarray) -> np.ndarray:
     if np.issubdtype(array.dtype, np.integer):
         if array.ndim < 1 or array.shape[-1] != mdp.num_states:
             raise ValueError(f"policy has shape {array.shape}, expected [..., {mdp.num_states}], an action a state")
-        if array.size and not (0 <= array.min() and array.max() < mdp.num_actions):
+        if array.size and not (array.min() >= 0 and array.max() < mdp.num_actions):
             raise ValueError(f"policy has actions {array.min()}..{array.max()}, expected 0..{mdp.num_actions - 1}")
         followed = mdp.transitions[np.arange(mdp.num_states), array]
     else:

@@ -132,7 +132,9 @@ class Diayn(_Learnt):
         states, skills = rollout.inputs[:, :, 1:], rollout.skills
         one_hot = nn.functional.one_hot(skills, self.num_skills).bool()[:, None, None]
         which, rest = self.network(states).chunk(2, dim=-1)
-        paid = which.log_softmax(dim=-1)[one_hot.expand_as(which)].reshape(states.shape[:-1]) + math.log(self.num_skills)
+        paid = which.log_softmax(dim=-1)[one_hot.expand_as(which)].reshape(states.shape[:-1]) + math.log(
+            self.num_skills
+        )
         if self.lsepin_weight:
             losses = self._losses(states, skills[:, None, None].expand(states.shape[:-1]))[1]
             bounds = _binary_entropy(1.0 / self.num_skills) - losses

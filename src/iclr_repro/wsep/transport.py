@@ -42,9 +42,7 @@ def wasserstein(p: np.ndarray, q: np.ndarray, metric: np.ndarray) -> float:
     return float(wasserstein_matrix(np.asarray(p)[None], np.asarray(q)[None], metric, solver="transport")[0, 0])
 
 
-def wasserstein_matrix(
-    p: np.ndarray, q: np.ndarray, metric: np.ndarray, *, solver: Solver = "auto"
-) -> np.ndarray:
+def wasserstein_matrix(p: np.ndarray, q: np.ndarray, metric: np.ndarray, *, solver: Solver = "auto") -> np.ndarray:
     """Return [n, m] W between distributions [n, S] and [m, S].
 
     Args:
