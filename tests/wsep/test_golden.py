@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +55,13 @@ PATHS = sorted(GOLDEN.glob("case*.npz"))
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
-def case(request: pytest.FixtureRequest) -> Iterator[Case]:
+def case(request: pytest.FixtureRequest) -> Case:
     path: Path = request.param
     with np.load(path) as stored:
         file = {key: stored[key] for key in stored.files}
     beside = path.with_name(f"{path.stem}_sets.json")
     summary = GOLDEN / "summary.json"
-    yield Case(
+    return Case(
         file=file,
         sets=json.loads(beside.read_text()) if beside.is_file() else [],
         summary=json.loads(summary.read_text()).get(path.stem.split("_")[0], {}) if summary.is_file() else {},

@@ -48,7 +48,7 @@ def changed(array: np.ndarray, index: tuple[int, ...], value: float) -> np.ndarr
         ({"metric": np.zeros((2, 2))}, r"metric\[0, 1\] is 0, expected a positive distance"),
         (
             {"metric": np.array([[0.0, 1.0], [2.0, 0.0]])},
-            r"metric\[0, 1\] is 1 but metric\[1, 0\] is 2: it must be symm",
+            r"metric\[0, 1\] is 1 but metric\[1, 0\] is 2: it must be sym",
         ),
         ({"metric": np.array([[0.0, np.inf], [np.inf, 0.0]])}, "are all states connected"),
         ({"metric": np.eye(2)}, r"metric\[0, 0\] is 1, expected 0 on the diagonal"),

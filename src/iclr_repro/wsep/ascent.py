@@ -26,7 +26,7 @@ _CHANGES = 1e-9
 
 
 def random_skills(mdp: TabularMDP, num_skills: int, *, rng: np.random.Generator) -> np.ndarray:
-    """Return [K, S] the occupancies of best responses to rewards drawn from N(0, I): random vertices, a strong baseline."""
+    """Return [K, S] occupancies of best responses to rewards drawn from N(0, I): random vertices, a strong baseline."""
     return np.stack([plan.occupancy for plan in _random_plans(mdp, num_skills, rng)])
 
 
@@ -46,8 +46,8 @@ def oracle_ascent(
     wsep: the sum of pairwise W, with reward the sum of the Kantorovich potentials of (p_i, p_j), j != i.
 
     I and WSEP are convex in each skill, so that a best response never lowers them; LSEPIN is a minimum of convex
-    functions, for which this holds as long as z* stays. A response is taken where it raises its linearised value by more
-    than 1e-10; at most 60 sweeps, fewer once a sweep changes nothing.
+    functions, for which this holds as long as z* stays. A response is taken where it raises its linearised value by
+    more than 1e-10; at most 60 sweeps, fewer once a sweep changes nothing.
 
     Args:
         mdp: with a metric for `wsep`; with occupancies of full support for the others.
@@ -131,7 +131,8 @@ def swap_ascent(
     """
     best_value, best = -np.inf, np.zeros(num_skills, dtype=np.int64)
     for _ in range(starts):
-        chosen = rng.integers(num_candidates, size=num_skills)
+        # Without repeats where it can be: from two pairs of equal skills no single replacement raises a minimum.
+        chosen = rng.choice(num_candidates, size=num_skills, replace=num_skills > num_candidates)
         value = float(score(chosen[None])[0])
         while True:
             replaced = np.broadcast_to(chosen, (num_skills, num_candidates, num_skills)).copy()
@@ -148,7 +149,7 @@ def swap_ascent(
 def best_wsep_multiset(
     distances: np.ndarray, num_skills: int, *, rng: np.random.Generator, starts: int = 5
 ) -> np.ndarray:
-    """Return [K] indices: `swap_ascent` of the sum of pairwise distances [n, n], at the cost of two matrix products a step.
+    """Return [K] indices: `swap_ascent` of the sum of pairwise distances [n, n], with a cheap step.
 
     Replacing z_i by v changes the sum by (D c)(v) - D[v, z_i] - (D c)(z_i), c the counts of the candidates.
     """

@@ -49,7 +49,7 @@ def audit_skills(
         skills: [K, S] occupancies; or rollouts: for each skill a sequence of episodes, each an integer array of the
             states visited (numbers of cells where states are continuous). Counts get one extra visit a state.
         metric: [S, S] distances between states.
-        targets: [n, S] occupancies to adapt to, such as `goal_occupancies`; without them no adaptation cost is reported.
+        targets: [n, S] occupancies to adapt to, such as `goal_occupancies`; without them no cost is reported.
         duplicate_tolerance: W below which a skill repeats an earlier one, in the unit of the metric.
         draws: bootstrap draws; episodes are resampled within each skill.
         rng: draws them; needed with rollouts.
@@ -106,7 +106,7 @@ def _summary(
     found: dict[str, float] = {
         "mutual_information": float(mutual_information(occupancies)),
         "lsepin": float(lsepin(occupancies)),
-        **{f"wsep_{how}": float(reduced_distances(distances, how)) for how in ("sum", "min", "energy")},  # type: ignore[arg-type]
+        **{f"wsep_{how}": float(reduced_distances(distances, how)) for how in ("sum", "min", "energy")},
         "duplicates": float((_duplicates(distances, duplicate_tolerance) >= 0).sum()),
     }
     if targets is not None:

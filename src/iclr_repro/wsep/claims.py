@@ -33,9 +33,10 @@ def pwsep_discovers_all_vertices(r: Results) -> Check:
 
 @claim(id="W2", headline=True, source="abstract; arXiv 2110.02719", paper=_NONE)
 def misl_finds_only_a_few(r: Results) -> Check:
-    """MISL's skills are at most S vertices, all at KL = Cap from the average, none farther: 30 % or less of 14 and more."""
+    """MISL finds at most S vertices, at KL = Cap from the average, with none farther: 30 % or less of 14 and more."""
     return all_of(
         at_most(r.vertices["misl/over_states"], 0.0),
+        exact(r.vertices["misl/below"], 0.0, tolerance=1e-6),  # slow where a weight is small
         exact(r.vertices["misl/excess"], 0.0, tolerance=_SOLVER),
         exact(r.vertices["misl/gap"], 0.0, tolerance=_SOLVER),
         at_most(r.vertices["misl/share_of_many"], 0.3),
@@ -63,7 +64,7 @@ def wsep_controls_the_mean_cost(r: Results) -> Check:
 
 @claim(id="W5", headline=True, source="abstract; Thm 3.5", paper=_NONE)
 def cost_of_pwsep_vanishes_with_skills(r: Results) -> Check:
-    """With 8 skills PWSEP's WAC_KL is at most half of MISL's, which has not fallen below 0.8 of that with 3; at |V| it is 0."""
+    """With 8 skills PWSEP's WAC_KL is at most half of MISL's, which stays above 0.8 of that with 3; at |V| it is 0."""
     cost = {
         (method, skills): r.growing_skills[f"{method}/{skills}/wac_kl_fwd"]
         for method, skills in (("pwsep", "k8"), ("mi", "k8"), ("mi", "k3"), ("pwsep", "all"))
@@ -104,13 +105,14 @@ def lsepin_helps_misl(r: Results) -> Check:
 
 @claim(id="W8", headline=True, source="abstract", paper=_NONE)
 def pwsep_has_the_lowest_worst_cost(r: Results) -> Check:
-    """PWSEP's WAC_W is at most 0.85 of MISL's and below all others', MAC_W lower, regret lower by 0.03, in both grids."""
+    """PWSEP's WAC_W is at most 0.85 of MISL's and below all others'; MAC_W and, by 0.03, regret are lower, in both."""
     checks = []
     for case in ("empty5_k16", "rooms7_k16"):
-        cost = {method: r.gridworlds[f"{case}/{method}/wac_w"] for method in ("pwsep", "misl", "misl_lsepin", "wsep", "random")}  # fmt: skip
+        worst = r.gridworlds[f"{case}/pwsep/wac_w"]
+        others = [r.gridworlds[f"{case}/{method}/wac_w"] for method in ("misl_lsepin", "wsep", "random")]
         checks += [
-            at_most(cost["pwsep"] - cost["misl"] * 0.85, 0.0),
-            *(less(cost["pwsep"], cost[method]) for method in ("misl_lsepin", "wsep", "random")),
+            at_most(worst - r.gridworlds[f"{case}/misl/wac_w"] * 0.85, 0.0),
+            *(less(worst, other) for other in others),
             less(r.gridworlds[f"{case}/pwsep/mac_w"], r.gridworlds[f"{case}/misl/mac_w"]),
             at_least(r.gridworlds[f"{case}/misl/regret"] - r.gridworlds[f"{case}/pwsep/regret"], 0.03),
         ]
@@ -121,17 +123,18 @@ def pwsep_has_the_lowest_worst_cost(r: Results) -> Check:
 def identities_hold(r: Results) -> Check:
     """Chain rule, bounds and compensation of information (T1, T2, T4), T3, T5, T6 and the capacity theorem hold."""
     information = ("t1_chain", "t1_least", "t1_entropy", "t1_disjoint", "t2", "t4")
-    solved = ("capacity_gap", "capacity_inside", "t3", "t5", "t5_total", "t6_rise", "t6_inside", "t6_convex", "t6_certificate", "w_triangle")  # fmt: skip
+    solved = ("capacity_gap", "capacity_inside", "t3", "t5", "t5_total", "w_triangle")
+    discovered = ("t6_rise", "t6_inside", "t6_convex", "t6_certificate")
     return all_of(
         *(exact(r.identities[name], 0.0, tolerance=_ROUNDING) for name in information),
-        *(exact(r.identities[name], 0.0, tolerance=_SOLVER) for name in solved),
+        *(exact(r.identities[name], 0.0, tolerance=_SOLVER) for name in (*solved, *discovered)),
         exact(r.identities["t6_missed"], 0.0),
     )
 
 
 @claim(id="W10", source="protocol of the sheet", paper=_NONE)
 def wasserstein_skills_cover_more_of_the_maze(r: Results) -> Check:
-    """Learned WSEP and PWSEP skills cover 2 more cells than MISL's; PWSEP's worst goal distance is 0.85 of MISL's or less."""
+    """WSEP and PWSEP skills cover 2 cells more than MISL's, and PWSEP's worst goal distance is at most 0.85 of it."""
     cells = {method: r.maze[f"{method}/cells"] for method in ("diayn", "wsep", "pwsep")}
     farthest = {method: r.maze[f"{method}/max_goal_distance"] for method in ("diayn", "pwsep")}
     return all_of(

@@ -1,7 +1,7 @@
 """What it costs to adapt the best of a set of skills to a task, and the bound that WSEP gives.
 
-A task is a target distribution v; adapting skill z to it costs KL(v || p_z) in information, or W(v, p_z) in the metric of
-the states. WAC is the worst target, MAC the mean one, each by its best skill.
+A task is a target distribution v; adapting skill z to it costs KL(v || p_z) in information, or W(v, p_z) in the metric
+of the states. WAC is the worst target, MAC the mean one, each by its best skill.
 
 Shape letters: B = sets of skills, K = skills of a set, n = targets and candidates, S = states.
 

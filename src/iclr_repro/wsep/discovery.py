@@ -29,8 +29,8 @@ class Discovery:
         skills: [K, S].
         gains: [K] distance of each skill to the hull of those before it; of the first to the reference. Not increasing
             from the second on with Algorithm A.
-        remaining: distance to the hull of the farthest candidate that is left, after the last skill: with Algorithm A no
-            distribution in the candidates' hull is farther than this from the skills' hull; with B a lower estimate.
+        remaining: distance to the hull of the farthest candidate that is left, after the last skill: with Algorithm A
+            nothing in the candidates' hull is farther than this from the skills' hull; with B a lower estimate.
         num_programs: linear programs solved.
     """
 
@@ -94,7 +94,7 @@ def pwsep(
             _, index, _ = heapq.heappop(heap)
             heapq.heappush(heap, (-hull.to(candidates[index]).value, index, this_round))
             num_programs += 1
-        remaining = -heap[0][0]
+        remaining = max(0.0, -heap[0][0])
         if remaining < tolerance or len(order) == num_skills:
             break
         order.append(heapq.heappop(heap)[1])

@@ -25,8 +25,8 @@ MAZE_ID = "iclr_repro/PointMaze2D-v0"
 class GridSkillsEnv(gymnasium.Env[np.int64, np.int64]):
     """One agent in a grid; `gymnasium.make("iclr_repro/GridSkills-v0", layout="rooms7")` makes it.
 
-    Observations are the numbers of free cells, row by row; actions are stay, up, down, left, right, replaced by a random
-    move with probability `slip`. The reward is 1 in the goal's cell and 0 elsewhere, always 0 without a goal. Its
+    Observations are the numbers of free cells, row by row; actions are stay, up, down, left, right, replaced by a
+    random move with probability `slip`. The reward is 1 in the goal's cell, 0 elsewhere, always 0 without a goal. Its
     transition probabilities are those of `grid_mdp`, at `env.unwrapped.mdp`. An episode is truncated after `horizon`
     steps and never terminates.
 

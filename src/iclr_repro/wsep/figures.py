@@ -37,7 +37,7 @@ def polytope(
         skills: objective -> [K, 3].
         optimum: [3], MISL's average state distribution.
     """
-    made, axes = figure(width=2.6 * len(skills), height=2.9, ncols=len(skills), sharex=True, sharey=True)
+    made, axes = figure(width=2.6 * len(skills), height=1.9, ncols=len(skills), sharex=True, sharey=True)
     outline = _flat(vertices)
     outline = outline[ConvexHull(outline).vertices]
     for number, (ax, (name, points)) in enumerate(zip(axes[0], skills.items(), strict=True)):
@@ -84,7 +84,11 @@ def certificate(curves: Mapping[str, np.ndarray]) -> Figure:
 def scatters(scores: Mapping[str, np.ndarray], costs: Mapping[str, np.ndarray], bounds: np.ndarray) -> Figure:
     """Separability against adaptation cost of the sets of one MDP: WSEP with its bound, LSEPIN and a random score."""
     made, axes = figure(width=9.0, height=3.2, ncols=3)
-    pairs = (("wsep", "mac_w", "WSEP", "MAC_W"), ("lsepin", "wac_kl_fwd", "LSEPIN", "WAC_KL"), ("random", "mac_w", "a random score", "MAC_W"))  # fmt: skip
+    pairs = (
+        ("wsep", "mac_w", "WSEP", "MAC_W"),
+        ("lsepin", "wac_kl_fwd", "LSEPIN", "WAC_KL"),
+        ("random", "mac_w", "a random score", "MAC_W"),
+    )
     for number, (ax, (score, cost, x, y)) in enumerate(zip(axes[0], pairs, strict=True)):
         ax.plot(scores[score], costs[cost], ".", color=COLORS[number], markersize=2, alpha=0.4, rasterized=True)
         ax.set(xlabel=x, ylabel=y)
@@ -101,9 +105,9 @@ def growing(means: pd.DataFrame) -> Figure:
     for number, method in enumerate(dict.fromkeys(numbered.index.get_level_values("method"))):
         rows = numbered.xs(method, level="method")
         skills = [int(name[1:]) for name in rows.index]
-        line = "--" if method == "random" else "-" if number < len(COLORS) else ":"
+        style = {"linestyle": "--" if method == "random" else "-", "color": COLORS[number % len(COLORS)]}
         for ax, cost in zip(axes[0], ("wac_kl_fwd", "mac_w"), strict=True):
-            ax.plot(skills, rows[cost], marker="o", markersize=3, linestyle=line, color=COLORS[number % len(COLORS)], label=_NAMES[method])  # fmt: skip
+            ax.plot(skills, rows[cost], marker="o", markersize=3, label=_NAMES[method], **style)
     for ax, label in zip(axes[0], ("WAC_KL, nats", "MAC_W / diameter"), strict=True):
         ax.set(xlabel="skills K", ylabel=label, ylim=(0.0, None))
     handles, labels = axes[0, 0].get_legend_handles_labels()

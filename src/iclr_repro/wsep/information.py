@@ -1,6 +1,7 @@
 """Information between skills and states: KL, I(S;Z), SEPIN, LSEPIN, and the capacity of a set of distributions.
 
-Skills are state distributions p_z = p(s|z) with weights p(z), by default uniform; p = sum_z p(z) p_z. Natural logarithms.
+Skills are state distributions p_z = p(s|z) with weights p(z), by default uniform; p = sum_z p(z) p_z. Logarithms are
+natural.
 
 Shape letters: K = skills, n = candidate distributions, S = states; leading axes `...` are batches (sets of skills).
 

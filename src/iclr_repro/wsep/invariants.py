@@ -66,7 +66,8 @@ def capacity_violations(vertices: np.ndarray, *, rng: np.random.Generator, num_p
     """The redundancy-capacity theorem and T3 at a MISL optimum over vertices.
 
     capacity_gap: certificate of the solver.  capacity_support: |KL(p_z || p) - Cap| where p(z) > 1e-4.
-    capacity_inside: KL(d || p) - Cap for points d inside the polytope.  t3: I(S;1_z) = p(z) Cap + (1 - p(z)) KL(p_nz || p).
+    capacity_inside: KL(d || p) - Cap for points d inside the polytope.
+    t3: I(S;1_z) = p(z) Cap + (1 - p(z)) KL(p_nz || p).
     """
     found = channel_capacity(vertices)
     support = found.support()

@@ -30,8 +30,8 @@ class SkillLearner:
         skills: [G] skills that the groups of copies follow, by default all of the policy's.
         settings: of PPO.
         generator: draws actions and minibatches.
-        frozen_every: None, or after how many steps the next skill learns: skill 0 first, then skill 1, ...; those before
-            it stay as they are. Needs a policy with separate networks.
+        frozen_every: None, or after how many steps the next skill learns: skill 0 first, then skill 1, ...; those
+            before it stay as they are. Needs a policy with separate networks.
 
     Raises:
         ValueError: `frozen_every` with a policy whose skills share a network.

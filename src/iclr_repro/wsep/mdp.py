@@ -208,7 +208,7 @@ def check_distributions(array: np.ndarray, name: str) -> None:
         where = tuple(int(axis) for axis in np.argwhere(array < 0.0)[0])
         raise ValueError(f"{name} has the negative entry {array[where]:g} at {where}, expected probabilities >= 0")
     sums = np.asarray(array.sum(axis=-1))
-    wrong = np.abs(sums - 1.0) > _SUM_TOLERANCE
+    wrong = np.asarray(np.abs(sums - 1.0) > _SUM_TOLERANCE)
     if wrong.any():
         where = tuple(int(axis) for axis in np.argwhere(wrong)[0])
         raise ValueError(f"{name} sums to {sums[where]:.10g} at {where}, expected 1: normalise it")
@@ -253,7 +253,7 @@ def check_metric(metric: np.ndarray, num_states: int) -> None:
 def _reachable(transitions: np.ndarray, start: np.ndarray, gamma: float) -> np.ndarray:
     """[S] whether a state has a positive occupancy under some policy."""
     reached = start > 0.0
-    leads = (transitions > 0.0).any(axis=1)
+    leads = np.asarray((transitions > 0.0).any(axis=1))
     while gamma > 0.0:
         grown = reached | leads[reached].any(axis=0)
         if (grown == reached).all():

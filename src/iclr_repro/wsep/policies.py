@@ -1,17 +1,18 @@
 """Skill-conditioned Gaussian policies, and PPO for them.
 
-Shape letters: G = groups of copies (one skill each), N = copies of a group, T = steps, D = state, A = action, B = samples
-of a group.
+Shape letters: G = groups of copies (one skill each), N = copies of a group, T = steps, D = state, A = action,
+B = samples of a group.
 
 Source: sheet 4.4 (settings of its prototype); PPO and generalised advantages are the standard ones.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class SkillNetwork(nn.Module):
         sizes = [size_in + (0 if separate else num_skills), hidden, hidden, size_out]
         self.num_skills, self.separate = num_skills, separate
         self.layers = nn.ModuleList(
-            StackedLinear(stacks, one, two, generator=generator) for one, two in zip(sizes[:-1], sizes[1:], strict=True)
+            StackedLinear(stacks, one, two, generator=generator) for one, two in itertools.pairwise(sizes)
         )
 
     def forward(self, states_GBD: Tensor, skills_G: Tensor) -> Tensor:
@@ -133,6 +134,7 @@ class SkillPolicy(nn.Module):
         return out[..., 0]
 
 
+@runtime_checkable
 class World(Protocol):
     """What a skill learner needs of an environment: all copies at once, episodes of one length.
 

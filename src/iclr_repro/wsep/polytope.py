@@ -35,10 +35,10 @@ def polytope_vertices(mdp: TabularMDP) -> np.ndarray:
 def hull_vertices(points: np.ndarray) -> np.ndarray:
     """Return the indices, ascending, of the points [n, S] that are vertices of their convex hull.
 
-    The points are reduced to their affine hull (relative rank tolerance 1e-9), qhull proposes, and a proposal counts if
-    the normals of the facets through it span the space, since qhull's merged facets may keep points that are no
-    vertices. In more than 8 dimensions, or where qhull gives up, a linear program decides for each point whether it is a
-    convex combination of the others. Of equal points none is a vertex: remove duplicates first.
+    The points are reduced to their affine hull (relative rank tolerance 1e-9), qhull proposes, and a proposal counts
+    if the normals of the facets through it span the space, since qhull's merged facets may keep points that are no
+    vertices. In more than 8 dimensions, or where qhull gives up, a linear program decides for each point whether it is
+    a convex combination of the others. Of equal points none is a vertex: remove duplicates first.
     """
     points = np.asarray(points, dtype=np.float64)
     centred = points - points.mean(axis=0)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ _METRA_MULTIPLIER = 30.0
 _DIRECTIONS = 5
 
 
+@runtime_checkable
 class SkillReward(Protocol):
     """Pays skills for transitions."""
 
@@ -312,6 +313,15 @@ class SlicedWsep:
         """Restore nothing."""
 
 
+class _Embedding(nn.Module):
+    """METRA's phi and the logarithm of its multiplier."""
+
+    def __init__(self, phi: nn.Sequential) -> None:
+        super().__init__()
+        self.phi = phi
+        self.log_multiplier = nn.Parameter(torch.tensor(math.log(_METRA_MULTIPLIER)))
+
+
 class Metra(_Learnt):
     """METRA's discrete objective, a Wasserstein dependency in the temporal metric: R = (phi(s') - phi(s))^T m_z.
 
@@ -325,9 +335,10 @@ class Metra(_Learnt):
         generator: draws the weights.
     """
 
+    network: _Embedding
+
     def __init__(self, num_skills: int, state_size: int, *, hidden: int = 64, generator: torch.Generator) -> None:
-        self.network = nn.ModuleDict({"phi": _network(state_size, num_skills, hidden, generator)})
-        self.network.log_multiplier = nn.Parameter(torch.tensor(math.log(_METRA_MULTIPLIER)))
+        self.network = _Embedding(_network(state_size, num_skills, hidden, generator))
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=_DISCRIMINATOR_LEARNING_RATE)
         codes = torch.eye(num_skills) - 1.0 / num_skills
         self._codes = codes * num_skills / (num_skills - 1)
@@ -354,7 +365,7 @@ class Metra(_Learnt):
         return (self._steps(rollout) * self._codes_of(rollout)).sum(dim=-1)
 
     def _steps(self, rollout: Rollout) -> Tensor:
-        embedded: Tensor = self.network["phi"](rollout.inputs)
+        embedded: Tensor = self.network.phi(rollout.inputs)
         return embedded[:, :, 1:] - embedded[:, :, :-1]
 
     def _codes_of(self, rollout: Rollout) -> Tensor:

@@ -177,7 +177,7 @@ class HullDistance:
     Attributes:
         value: min over lambda in the simplex of W(p, sum_j lambda_j p_j); 0 iff p is in the hull.
         weights: [K] an optimal lambda.
-        potential: [S], 1-Lipschitz, <potential, p> - max_j <potential, p_j> = value: large where p goes beyond the hull.
+        potential: [S], 1-Lipschitz, <potential, p> - max_j <potential, p_j> = value: large beyond the hull.
     """
 
     value: float
@@ -190,9 +190,9 @@ class HullDistances:
 
     max_f { <f, p> - t : <f, p_j> <= t for all j, f(s) - f(t) <= M[s, t] }
 
-    This is the dual of the sheet's program over transport plans: S + 1 instead of S^2 + K variables. Where a third state
-    lies on a shortest path from s to t, the constraint of s and t follows from two others and is left out: of a grid only
-    neighbouring cells remain. The weights are the duals of the rows of the skills.
+    This is the dual of the sheet's program over transport plans: S + 1 instead of S^2 + K variables. Where a third
+    state lies on a shortest path from s to t, the constraint of s and t follows from two others and is left out: of a
+    grid only neighbouring cells remain. The weights are the duals of the rows of the skills.
 
     Args:
         skills: [K, S] distributions.
@@ -262,7 +262,8 @@ def _needed_pairs(data: bytes, num_states: int) -> tuple[np.ndarray, np.ndarray]
     through[states, states, :] = np.inf
     through[:, states, states] = np.inf
     needed = (through.min(axis=1) > metric * (1.0 + _TIGHT)) & ~np.eye(num_states, dtype=bool)
-    return np.nonzero(needed)
+    s, t = np.nonzero(needed)
+    return s, t
 
 
 def _transport_cost(p: np.ndarray, q: np.ndarray, metric: np.ndarray) -> float:

@@ -96,12 +96,13 @@ class Efficiency:
         actions = 2.0 * torch.rand(self.copies, 2, generator=run.torch_rng("actions")) - 1.0
         few = min(self.copies, 64)
         starts = env.reset(seed=0)[0][:few].numpy()
-        states = {}
+        states: dict[str, np.ndarray] = {}
 
         def tensor() -> None:
             env.reset(seed=0)
             for _ in range(self.env_steps):
-                states["tensor"] = env.step(actions)[0]
+                ends = env.step(actions)[0]
+            states["tensor"] = ends.numpy()
 
         def loop() -> None:
             states["loop"] = looped_maze(layout, starts, actions[:few].numpy(), self.env_steps, env.action_scale)
@@ -110,7 +111,7 @@ class Efficiency:
         steps_per_s = self.copies * self.env_steps / together
         found.add("maze/steps_per_s", float(steps_per_s.mean()), mean_interval(steps_per_s))
         found.add("maze/speedup", (apart / few) / (together / self.copies))
-        difference = np.abs(states["tensor"][:few].numpy() - states["loop"]).max()
+        difference = np.abs(states["tensor"][:few] - states["loop"]).max()
         found.add("maze/largest_difference", float(difference))
         found.add("maze/n", self.copies)
 

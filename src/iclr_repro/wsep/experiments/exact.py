@@ -76,6 +76,7 @@ class Vertices:
             rows.append(
                 {
                     "mdp": name,
+                    "states": mdp.num_states,
                     "vertices": len(vertices),
                     "pwsep": int((apart.min(axis=0) <= _SAME).sum()),
                     "pwsep_others": int((apart.min(axis=1) > _SAME).sum()),
@@ -113,7 +114,7 @@ class Vertices:
         for quantity in ("pwsep_others", "pwsep_remaining", "misl_gap", "misl_excess", "misl_below"):
             method, _, rest = quantity.partition("_")
             found.add(f"{method}/{rest}", table[quantity].to_numpy(float))
-        found.add("misl/over_states", np.array([row.misl - int(size[1]) for size, row in zip(sizes, table.itertuples(), strict=True)], dtype=float))  # fmt: skip
+        found.add("misl/over_states", (table["misl"] - table["states"]).to_numpy(float))
         large = table[table["vertices"] >= _LARGE]
         if len(large):
             found.add("misl/share_of_many", (large["misl"] / large["vertices"]).to_numpy())
