@@ -22,10 +22,10 @@ from support import bare_run
 
 HEADLINE = {"W1", "W2", "W3", "W4", "W5", "W7", "W8"}
 SMALLER: dict[str, dict[str, Any]] = {
-    "vertices": {"sizes": [[4, 2], [4, 3]], "mdps": 4, "compared_sizes": [[4, 2], [4, 3]], "starts": 3, "restarts": 1},
+    "vertices": {"sizes": [[4, 2], [4, 3]], "mdps": 3, "compared_sizes": [[4, 2], [4, 3]], "starts": 3, "restarts": 1},
     "correlations": {"sizes": [[4, 3, 3], [5, 2, 3]], "mdps": 5, "max_sets": 1000},
-    "growing_skills": {"sizes": [[4, 3]], "mdps": 12, "num_skills": [3, 8], "starts": 2},
-    "gridworlds": {"layouts": ["empty5", "rooms7"], "num_skills": [16, 16], "runs": [6, 6]},
+    "growing_skills": {"sizes": [[4, 3]], "mdps": 8, "num_skills": [3, 8], "starts": 1},
+    "gridworlds": {"layouts": ["empty5", "rooms7"], "num_skills": [16, 16], "runs": [5, 5]},
 }
 Metrics = dict[str, dict[str, Any]]
 
@@ -188,7 +188,7 @@ def _faster(measures: Callable[..., dict[str, float]], monkeypatch: pytest.Monke
 def test_gridworld_skills_themselves_do_not_fail(
     remembered: Skills, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six pairs are too few to decide the narrowest part of W8; none may fail."""
+    """Five pairs are too few to decide the narrowest part of W8; none may fail."""
     monkeypatch.setattr(grids, "grid_skills", remembered)
     checks = judged(measured("gridworlds", tmp_path))
     for name in ("W7", "W8"):
