@@ -125,7 +125,7 @@ def test_an_ascent_raises_its_objective_above_the_random_start(grid: TabularMDP,
 
 def test_lsepin_in_the_objective_raises_lsepin_and_a_weight_of_zero_is_misl(grid: TabularMDP) -> None:
     plain, added = (
-        np.mean([sepin(oracle_ascent(grid, 8, how, rng=np.random.default_rng(seed))).min() for seed in range(6)])  # type: ignore[arg-type]
+        np.mean([sepin(oracle_ascent(grid, 8, how, rng=np.random.default_rng(seed))).min() for seed in range(6)])
         for how in ("misl", "misl_lsepin")
     )
     assert added > plain

@@ -37,7 +37,11 @@ def test_the_goal_pays_and_episodes_are_truncated() -> None:
     env = GridSkillsEnv(Layout(rows=("..",), start=0), goal=1, horizon=3, slip=0.0, uniform_start=0.0)
     env.reset(seed=0)
     results = [env.step(np.int64(action))[:4] for action in (0, 4, 0)]
-    assert results == [(0, 0.0, False, False), (1, 1.0, False, False), (1, 1.0, False, True)]
+    assert [(int(state), *rest) for state, *rest in results] == [
+        (0, 0.0, False, False),
+        (1, 1.0, False, False),
+        (1, 1.0, False, True),
+    ]
     with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
         env.step(np.int64(0))
 

@@ -228,10 +228,10 @@ def test_learned_skills_that_cover_no_more_or_come_no_nearer_fail() -> None:
 
 def test_a_violated_identity_and_a_missing_one_are_not_reproduced() -> None:
     names = ("t1_chain", "t1_least", "t1_entropy", "t1_disjoint", "t2", "t4", "capacity_gap", "capacity_inside", "t3")
-    names += ("t5", "t5_total", "t6_missed", "t6_rise", "t6_inside", "t6_convex", "t6_certificate", "w_triangle")
-    good = dict.fromkeys(names, 0.0)
+    rest = ("t5", "t5_total", "t6_missed", "t6_rise", "t6_inside", "t6_convex", "t6_certificate", "w_triangle")
+    good = dict.fromkeys(names + rest, 0.0)
     assert judged({"identities": good})["W9"].verdict == "reproduced"
-    for name in names:
+    for name in good:
         assert judged({"identities": {**good, name: 1e-3}})["W9"].verdict == "not reproduced"
         assert judged({"identities": {**good, name: float("nan")}})["W9"].verdict != "reproduced"
         assert (

@@ -23,7 +23,7 @@ from iclr_repro.wsep import (
     wasserstein_matrix,
     wsep,
 )
-from iclr_repro.wsep.costs import PairTables
+from iclr_repro.wsep.costs import PairTables, summed_distances
 from iclr_repro.wsep.invariants import bound_violations
 
 LINE = np.abs(np.subtract.outer(np.arange(3.0), np.arange(3.0)))
@@ -116,7 +116,9 @@ def test_distance_to_one_skill_is_wasserstein_and_zero_inside() -> None:
     rng = np.random.default_rng(4)
     metric = garnet(5, 2, rng=rng).distances()
     skills = rng.dirichlet(np.ones(5), size=4)
-    assert hull_distance(skills[0], skills[1:2], metric).value == pytest.approx(wasserstein(*skills[:2], metric))
+    assert hull_distance(skills[0], skills[1:2], metric).value == pytest.approx(
+        wasserstein(skills[0], skills[1], metric)
+    )
     inside = rng.dirichlet(np.ones(4)) @ skills
     assert hull_distance(inside, skills, metric).value == pytest.approx(0.0, abs=1e-9)
 
@@ -200,7 +202,7 @@ def test_tables_of_pairs_give_the_costs_of_sets_also_in_parts(monkeypatch: pytes
         expected = adaptation_costs(vertices[chosen], vertices, mdp.distances()).as_dict()
         for name, value in expected.items():
             assert found[name][row] == pytest.approx(value, abs=1e-12), name
-    np.testing.assert_allclose(tables.wsep(sets[:1]), wsep(vertices[sets[0]], mdp.distances()))
+    np.testing.assert_allclose(summed_distances(tables.distances, sets[:1]), wsep(vertices[sets[0]], mdp.distances()))
 
 
 def test_t5_bounds_hold_for_distinct_vertices_and_can_fail_for_repeated_ones() -> None:

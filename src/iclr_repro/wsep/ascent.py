@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from iclr_repro.wsep.costs import summed_distances
 from iclr_repro.wsep.information import mixture, mutual_information, others, sepin
 from iclr_repro.wsep.mdp import Plan, TabularMDP, policy_iteration
 from iclr_repro.wsep.transport import kantorovich
@@ -123,7 +124,7 @@ def swap_ascent(
         score: from sets [B, K] of indices to [B] numbers, higher is better.
         num_candidates: n.
         num_skills: K.
-        rng: draws the first sets.
+        rng: draws the first sets, without repeats where K <= n.
         starts: the best of so many ascents is returned.
 
     Returns:
@@ -171,14 +172,10 @@ def best_wsep_multiset(
 
 def set_scores(candidates: np.ndarray, distances: np.ndarray) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return the objectives mi, lsepin and wsep as scores of sets [B, K] of candidates [n, S], for `swap_ascent`."""
-
-    def pairwise(sets: np.ndarray) -> np.ndarray:
-        return np.asarray(distances[sets[:, :, None], sets[:, None, :]].sum(axis=(1, 2)) / 2.0)
-
     return {
         "mi": lambda sets: mutual_information(candidates[sets]),
         "lsepin": lambda sets: sepin(candidates[sets]).min(axis=-1),
-        "wsep": pairwise,
+        "wsep": lambda sets: summed_distances(distances, sets),
     }
 
 

@@ -122,9 +122,10 @@ class PairTables:
             "mac_w": transported.mean(axis=0),
         }
 
-    def wsep(self, sets: np.ndarray) -> np.ndarray:
-        """Return [B] the sum of W over unordered pairs of each set [B, K]."""
-        return np.asarray(self.distances[sets[:, :, None], sets[:, None, :]].sum(axis=(1, 2)) / 2.0)
+
+def summed_distances(distances: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    """Return [B] WSEP of sets [B, K]: the sum over unordered pairs of distances [n, n] between candidates."""
+    return np.asarray(distances[sets[:, :, None], sets[:, None, :]].sum(axis=(1, 2)) / 2.0)
 
 
 def mac_bounds(distances: np.ndarray, sets: np.ndarray) -> np.ndarray:
@@ -138,12 +139,11 @@ def mac_bounds(distances: np.ndarray, sets: np.ndarray) -> np.ndarray:
         distances: [n, n] W between all vertices.
         sets: [B, K] indices.
     """
-    num_skills = sets.shape[1]
-    separation = distances[sets[:, :, None], sets[:, None, :]].sum(axis=(1, 2)) / 2.0
-    return np.asarray((distances.sum(axis=0).max() - 2.0 / num_skills * separation) / len(distances))
+    largest = distances.sum(axis=0).max()
+    return np.asarray((largest - 2.0 / sets.shape[1] * summed_distances(distances, sets)) / len(distances))
 
 
 def total_mac_bounds(distances: np.ndarray, sets: np.ndarray) -> np.ndarray:
     """Return [B] the second bound, MAC_W <= (W_tot - WSEP_unordered) / (K n), W_tot over unordered pairs (T5')."""
-    separation = distances[sets[:, :, None], sets[:, None, :]].sum(axis=(1, 2)) / 2.0
-    return np.asarray((distances.sum() / 2.0 - separation) / (sets.shape[1] * len(distances)))
+    rest = distances.sum() / 2.0 - summed_distances(distances, sets)
+    return np.asarray(rest / (sets.shape[1] * len(distances)))
