@@ -22,6 +22,7 @@ MAZE: dict[str, Any] = {
     "hidden": 8,
     "runs": 2,
     "episodes": 3,
+    "audit_draws": 5,
     "goals": 0,
     "finetune_iterations": 1,
     "finetune_runs": 0,

@@ -60,6 +60,7 @@ class Maze:
     hidden: int = parameter("units of each layer of all networks", low=1)
     runs: int = parameter("paired runs: the methods of a run begin with the same policy", low=1)
     episodes: int = parameter("episodes of each skill that are measured", low=2)
+    audit_draws: int = parameter("bootstrap draws of the audit of the first run's skills", low=2)
     goals: int = parameter("goal cells to finetune on, drawn for each run", low=0)
     finetune_iterations: int = parameter("iterations of finetuning on a goal", low=1)
     finetune_runs: int = parameter("runs whose skills are finetuned", low=0)
@@ -99,7 +100,9 @@ class Maze:
                 if index == 0:
                     shown[method] = rollout
                     visited = [list(cells.numpy()) for cells in rollout.cells[:, :, 1:]]  # type: ignore[index]
-                    audits[method] = audit_skills(visited, metric, rng=run.rng(f"audit/{method}")).summary
+                    audits[method] = audit_skills(
+                        visited, metric, draws=self.audit_draws, rng=run.rng(f"audit/{method}")
+                    ).summary
                 if index < self.finetune_runs and self.goals:
                     start, end = self._finetuned(run, learner.policy, occupancies, goals, metric, f"{method}_{index}")
                     tuned.append({"method": method, "return_before": start, "return_after": end})
