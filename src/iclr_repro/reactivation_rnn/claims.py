@@ -8,7 +8,7 @@ are rare (the lab note says what else does). A claim with the letter p is the sa
 
 The thresholds of C16 and C17 were set from simulated walks and from impostors, not from networks. Share of smooth path:
 walks read through the place cells of scale cpu have at least 0.95, through 64 head-direction cells 0.99; positions that
-are drawn and held at most 0.07, bearings 0.12; half-way is 0.5. Reach over ten steps: a diffusing walk has 2.65 or more
+are drawn and held at most 0.07, bearings 0.12; half-way is 0.5. Reach over ten steps: a diffusing walk has 2.6 or more
 mean steps, trembling with rare leaps 1.05 or less; half-way in log scale is 1.7. That is of positions, and C17 takes
 the same number: bearings that tremble have 0.8, and their half-way, 1.47, would lie just below what our networks were
 seen to have, 1.48 to 1.5.
