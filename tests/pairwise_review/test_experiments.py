@@ -15,6 +15,7 @@ from core.openai_server import API_KEY, MODEL, OpenAIServer, Reply, Request, pro
 from iclr_repro import command_line
 from iclr_repro.core.data import DataError
 from iclr_repro.core.experiment import ParameterError, Result, build
+from iclr_repro.pairwise_review.experiments import venues
 from iclr_repro.pairwise_review.hf_judge import HFJudge
 from iclr_repro.pairwise_review.prompts import load_template
 from support import bare_run
@@ -38,7 +39,10 @@ def answer(request: Request) -> Reply:
     if "Review the manuscript" in prompt:
         return says(json.dumps({**REVIEW, "overall": 6, "confidence": 4}))
     if request.get("logprobs") and prompt.endswith("Rating:"):
-        return says("6", completion_tokens=1, top_logprobs={"6": math.log(0.6), "7": math.log(0.2), "The": -4.0})
+        seven = 0.1 + 0.5 * (len(prompt) % 97) / 97  # of each paper its own
+        return says(
+            "6", completion_tokens=1, top_logprobs={"6": math.log(0.9 - seven), "7": math.log(seven), "The": -4.0}
+        )
     first, second = prompt.split("### Manuscript ")[1:]
     if request.get("logprobs"):
         best = 0.9 if len(first) > len(second) else 0.1
@@ -61,6 +65,9 @@ def test_a_venue_is_judged_and_rated_by_an_endpoint_once(server: OpenAIServer, t
     files = {"answers": str(tmp_path / "answers.sqlite"), "judgements": str(tmp_path / "judgements.jsonl")}
     found = table(tmp_path, server, **files)
     assert found.metrics["judge/comparisons"] == 300
+    tokens = (found.metrics[f"judge/{name}_tokens"] for name in ("input", "output"))
+    paid = sum(number * price for number, price in zip(tokens, (0.15, 0.6), strict=True)) / 1e6
+    assert found.metrics["judge/cost_usd"] == pytest.approx(paid)
     assert found.metrics["rating/tie_share"] == 1.0  # all papers have the same rating
     assert "rating/spearman_citations" not in found.metrics
     assert {"human", "pairwise", "rating", "random"} <= set(found.tables["venue"].index)
@@ -97,8 +104,24 @@ def test_the_most_that_questions_asked_again_can_cost_is_what_they_cost(server: 
     characters = sum(len(prompt_of(request)) for request in server.requests if again in prompt_of(request))
     system = 300 * len(load_template().system_message("CoRL 2023"))
     assert forecast["forecast/asked_again_at_most/input_tokens"] == pytest.approx((characters + system) / 4, rel=0.01)
-    next_token = table(tmp_path, server, answering="next_token", dry_run=True).metrics
+    next_token = table(tmp_path, server, answering="next_token", rate=False, dry_run=True).metrics
     assert next_token["forecast/cost_usd"] == next_token["forecast/cost_usd_at_most"]
+
+
+def test_the_bill_at_most_is_that_of_the_limits(server: OpenAIServer, tmp_path: Path) -> None:
+    found = table(tmp_path, server, dry_run=True).metrics
+    # Answers of 300, asked again for 20 more; three reviews of 800, each read once, and a meta-review of 20.
+    longer = 300 * 200 * 0.6 + 20 * (3 * 400 * (0.6 + 0.15) + 10 * 0.6)
+    again = found["forecast/asked_again_at_most/cost_usd"]
+    assert found["forecast/asked_again_at_most/output_tokens"] == 300 * 20
+    added = found["forecast/cost_usd_at_most"] - found["forecast/cost_usd"]
+    assert added == pytest.approx(again + longer / 1e6)
+    next_token = table(tmp_path, server, answering="next_token", dry_run=True).metrics
+    assert next_token["forecast/expected_ratings/calls"] == 20
+    systems = ("comparisons", "ratings", "expected_ratings")
+    assert next_token["forecast/cost_usd"] == pytest.approx(
+        sum(next_token[f"forecast/{system}/cost_usd"] for system in systems)
+    )
 
 
 def test_judges_that_run_here_cost_nothing(tmp_path: Path) -> None:
@@ -208,6 +231,42 @@ def test_lists_that_cannot_be_compared_are_refused_before_a_call(
     assert server.requests == []
 
 
+def test_budgets_whose_best_have_no_known_citations_are_left_out(
+    server: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(venues, "_budgets", lambda num: [60, num])
+    path = Path(listed(tmp_path / "list.json", {"Poster": 8, "Reject": 14}))
+    rows = json.loads(path.read_text())
+    for row in rows[8:]:  # the longest, which the judge prefers
+        row["gs_citation"] = -1
+    path.write_text(json.dumps(rows))
+
+    def prefer_longer(request: Request) -> Reply:
+        first, second = (text.count("word ") for text in prompt_of(request).split("### Manuscript ")[1:])
+        return says(f"Winner: {'A' if first > second else 'B'}")
+
+    server.respond = prefer_longer
+    found = table(tmp_path, server, data="real", papers=str(path), num_papers=None, comparisons=None, rate=False)
+    found.check()
+    assert "pairwise/M462/mean" not in found.metrics
+    assert "citations" not in found.figures or "pairwise/M60/mean" in found.metrics
+    assert "462 comparisons are left out of the curve: none of the 8 papers" in caplog.text
+    assert found.metrics["human/mean"] > 0
+
+
+def test_budgets_too_small_for_a_fit_without_penalty_are_left_out(
+    server: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(venues, "_budgets", lambda num: [5, num])
+    # Always the first: with all ordered pairs everyone beats everyone.
+    server.respond = lambda request: says("Winner: A")
+    found = table(tmp_path, server, comparisons=None, penalty=0.0, rate=False)
+    found.check()
+    assert "pairwise/M5/mean" not in found.metrics
+    assert "5 comparisons are left out of the curve" in caplog.text
+    assert "pairwise/M380/mean" in found.metrics
+
+
 def test_a_list_without_tiers_has_no_table_of_them(server: OpenAIServer, tmp_path: Path) -> None:
     papers = listed(tmp_path / "list.json", {"Accept": 8, "Reject": 14})
     # Nor does it state areas.
@@ -234,6 +293,16 @@ def test_answers_by_next_token_bring_a_rating_almost_without_ties(server: OpenAI
     assert len(server.requests) == 300 + (4 + 1) * 20
     assert {"rating", "rating_expected"} <= set(found.tables["venue"].index)
     assert found.metrics["rating_expected/unusable"] == 0
+    assert found.metrics["rating/tie_share"] == 1.0
+    assert found.metrics["rating_expected/tie_share"] < 0.3
+    low, high = found.intervals["pairwise_minus_rating_expected/mean"]
+    assert low <= found.metrics["pairwise_minus_rating_expected/mean"] <= high
+    rows = found.tables["venue"]["mean"]
+    assert found.metrics["pairwise_minus_rating_expected/mean"] == pytest.approx(
+        rows["pairwise"] - rows["rating_expected"]
+    )
+    assert "shrunk" in rows.index  # beside the de-biased one
+    assert not any("compare" in message["content"] for one in server.requests for message in one["messages"])
     assert all(request["max_tokens"] <= 2 for request in server.requests if request.get("logprobs"))
 
 
@@ -245,8 +314,9 @@ def test_a_local_model_compares_and_rates_by_next_token(tmp_path: Path) -> None:
     found = table(tmp_path, judge="untrained", comparisons=25, budget=20, rate=False)
     assert found.metrics["judge/comparisons"] == 25
     assert "judge/first_just_read" not in found.metrics  # all of them were in the file
-    with pytest.raises(ValueError, match="judge must be text, untrained"):
-        table(tmp_path, judge="oracle")
+    for unknown in ("oracle", "hf:", "openai:", "text:x"):
+        with pytest.raises(ParameterError, match="judge must be text, untrained"):
+            table(tmp_path, judge=unknown, dry_run=True)
 
 
 @pytest.mark.parametrize("name", ["replay", "text_judge", "cost", "language_judge"])

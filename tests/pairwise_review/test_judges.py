@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -301,8 +302,38 @@ def test_chat_templates_wrap_the_prompt_and_keep_the_prefix_apart() -> None:
     for reuse in (True, False):
         half = judge(reuse=reuse).compare_many(first, second)
         assert [a.prob_first for a in half] == pytest.approx([a.prob_first for a in whole], abs=0.02)
-    ratings = judge(reuse=True).expected_ratings(those)
-    assert ((ratings > 1) & (ratings < 9)).all()
+    plain._model.to(torch.float32)
+    rater = judge(reuse=True)
+    question = rater._template.rating_by_next_token.replace("{venue}", rater._reading.venue)
+    for paper, rating in zip(those, rater.expected_ratings(those), strict=True):
+        system = rater._template.system_message(rater._reading.venue)
+        text = f"<system>{system}<user>### Manuscript\n{rater.shown(paper)}\n\n{question}<a>"
+        with torch.inference_mode():
+            logits = rater._model(input_ids=torch.tensor([rater._tokens(text)])).logits[0, -1]
+        digits = logits[[rater._tokens(str(digit))[0] for digit in range(1, 10)]].softmax(0)
+        assert rating == pytest.approx(float(digits @ torch.arange(1.0, 10.0)), abs=1e-5)
+    # A head without weights cannot tell A from B.
+    plain._model.get_output_embeddings().weight.data.zero_()
+    assert [(a.prefer_first, a.prob_first) for a in judge(reuse=True).compare_many(first, second)] == [(None, 0.5)] * 3
+
+
+def test_close_logits_are_told_apart_in_half_precision() -> None:
+    import torch
+
+    judge = HFJudge.untrained(swap=False)
+    judge._model.to(torch.bfloat16)
+    head = judge._model.get_output_embeddings().weight
+    a, b = judge._letters
+    hidden = torch.ones(head.shape[1], dtype=torch.bfloat16)
+    with torch.no_grad():
+        head[[a, b]] = 0.5
+        head[a, 0] += 2**-8
+    assert (head[a] @ hidden) == (head[b] @ hidden)  # as bfloat16 has it
+    judge._model.base_model.forward = lambda input_ids, **_: SimpleNamespace(  # type: ignore[method-assign]
+        last_hidden_state=hidden.expand(*input_ids.shape, -1)
+    )
+    with torch.no_grad():
+        assert float(judge._score([1, 2], [[3]], None)) == pytest.approx(2**-8)
 
 
 def test_too_long_prompts_and_bad_options_are_refused() -> None:

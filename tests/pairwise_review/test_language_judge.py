@@ -94,6 +94,10 @@ def test_swapped_orders_are_averaged(server: OpenAIServer, tmp_path: Path) -> No
     server.respond = lambda request: says("A", completion_tokens=1, top_logprobs=always_first)
     answer = judge(server, tmp_path, answering="next_token", swap=True).compare(those[0], those[1])
     assert answer.prob_first == pytest.approx(0.5)
+    server.respond = lambda request: says("A", completion_tokens=1, top_logprobs={"A": -0.7, "B": -0.7})
+    for swap in (True, False):
+        even = judge(server, tmp_path / f"even-{swap}", answering="next_token", swap=swap).compare(those[0], those[1])
+        assert (even.prefer_first, even.prob_first) == (None, 0.5)
     server.respond = lambda request: says("Winner: A")
     split = judge(server, tmp_path, swap=True).compare(those[0], those[1])
     assert split.prefer_first is None

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from iclr_repro.pairwise_review.judging import BaseJudge, Judgement
-from iclr_repro.pairwise_review.language_judge import Reading, expected_digit
+from iclr_repro.pairwise_review.language_judge import Reading, expected_digit, preference
 from iclr_repro.pairwise_review.papers import Paper, check_papers
 from iclr_repro.pairwise_review.prompts import CountTokens, estimate_tokens, load_template
 
@@ -48,7 +48,7 @@ def _counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
 class HFJudge(BaseJudge):
     """Compares the next-token probabilities of "A" and "B" after "Winner:"; nothing is sampled.
 
-    prob_first = P(A) / (P(A) + P(B)), the mean over both orders where `swap` is set
+    prob_first = P(A) / (P(A) + P(B)), the mean over both orders where `swap` is set; exactly 0.5 is no preference, None
 
     Prompt = system message, first manuscript | second manuscript, question. With `reuse_prefix` the part before the bar
     is read once for all pairs of a call that share the first manuscript, and its keys and values are kept. The two
@@ -90,7 +90,8 @@ class HFJudge(BaseJudge):
         self._template = load_template(self._reading.template_version)
         order = ", both orders" if swap else ""
         blind = "" if self._reading.blind else ", not blind"
-        self.name = f"{name}(next_token, prompt {self._template.version}{order}{blind})"
+        chat = ", chat template" if chat_template else ""
+        self.name = f"{name}(next_token, prompt {self._template.version}{order}{blind}{chat})"
         self.question = self._template.question_of(self._reading.venue, "next_token")
         self._model, self._tokenizer = model.eval(), tokenizer
         self._swap, self._batch_size, self._reuse_prefix = swap, batch_size, reuse_prefix
@@ -166,7 +167,7 @@ class HFJudge(BaseJudge):
                 swapped = probabilities[index + len(pairs)]
                 raw, tokens = f"{raw} {swapped:.6f}", tokens + num_tokens[index + len(pairs)]
                 probability = (probability + 1.0 - swapped) / 2
-            judgements.append(Judgement(probability > 0.5, probability, raw=raw, input_tokens=tokens))
+            judgements.append(Judgement(preference(probability), probability, raw=raw, input_tokens=tokens))
         return judgements
 
     def expected_ratings(self, papers: Sequence[Paper]) -> np.ndarray:
@@ -252,8 +253,12 @@ class HFJudge(BaseJudge):
             options = {"use_cache": True, "past_key_values": grown}
         hidden_BTD = self._model.base_model(input_ids=ids_BT, **options).last_hidden_state
         last_BD = hidden_BTD[torch.arange(len(rows), device=device), last_B]
-        logits_BV = self._model.get_output_embeddings()(last_BD).float()
-        return (logits_BV[:, self._letters[0]] - logits_BV[:, self._letters[1]]).cpu()
+        # Two rows of the head, in float32: in half precision close logits would often be equal.
+        head = self._model.get_output_embeddings()
+        logits_B2 = last_BD.float() @ head.weight[self._letters].float().T
+        if head.bias is not None:
+            logits_B2 = logits_B2 + head.bias[self._letters].float()
+        return (logits_B2[:, 0] - logits_B2[:, 1]).cpu()
 
     def _check_length(self, num_tokens: int) -> None:
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)

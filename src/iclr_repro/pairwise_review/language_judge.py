@@ -27,8 +27,17 @@ from iclr_repro.pairwise_review.prompts import (
     parse_winner,
 )
 
+ANSWER_TOKENS = 300
+"""Limit of an answer by text."""
+
 AGAIN_TOKENS = 20
 """Limit of the answer to a question that is asked again."""
+
+REVIEW_TOKENS = 800
+"""Limit of a review."""
+
+META_TOKENS = 20
+"""Limit of a meta-review."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class LanguageModelJudge(BaseJudge):
 
     By "text" the model may reason and ends with "Winner: A" or "Winner: B". An answer without such a line is asked for
     once more; if that fails too, the preference is None. By "next_token" the probabilities of A and B as the next
-    token decide: prob_first = softmax over {A, B}, and equal ones prefer the second.
+    token decide: prob_first = softmax over {A, B}, and equal ones are no preference, None.
 
     With `swap`, both orders are asked and prob_first is the mean of the two (by text, of two votes; a split vote is
     no preference, None).
@@ -79,7 +88,7 @@ class LanguageModelJudge(BaseJudge):
         reading: Reading | None = None,
         answering: Answering = "text",
         swap: bool = False,
-        max_tokens: int = 300,
+        max_tokens: int = ANSWER_TOKENS,
         candidates: tuple[str, str] = ("A", "B"),
     ) -> None:
         """Make a judge.
@@ -98,7 +107,8 @@ class LanguageModelJudge(BaseJudge):
         self._template = load_template(self.reading.template_version)
         blind = "" if self.reading.blind else ", not blind"
         order = ", both orders" if swap else ""
-        self.name = f"{model.name}({answering}, prompt {self._template.version}{order}{blind})"
+        read = f"up to {max_tokens} tokens" if answering == "text" else f"of {candidates[0]!r}, {candidates[1]!r}"
+        self.name = f"{model.name}({answering} {read}, prompt {self._template.version}{order}{blind})"
         self.question = self._template.question_of(self.reading.venue, answering)
 
     def shown(self, paper: Paper) -> str:
@@ -145,7 +155,7 @@ class LanguageModelJudge(BaseJudge):
             probability = float(softmax(row)[0]) if readable else None
             judgements.append(
                 Judgement(
-                    prefer_first=None if probability is None else probability > 0.5,
+                    prefer_first=preference(probability),
                     prob_first=probability,
                     raw=json.dumps([float(score) if np.isfinite(score) else None for score in row]),
                     input_tokens=input_tokens,
@@ -154,6 +164,11 @@ class LanguageModelJudge(BaseJudge):
                 )
             )
         return judgements
+
+
+def preference(probability: float | None) -> bool | None:
+    """Return what a probability of the first prefers; None for exactly one half, or without a probability."""
+    return None if probability is None or probability == 0.5 else probability > 0.5
 
 
 def complete_all(
@@ -206,7 +221,7 @@ def _averaged(straight: Judgement, swapped: Judgement) -> Judgement:
     prefer: bool | None = None
     if straight.prob_first is not None and swapped.prob_first is not None:
         probability = (straight.prob_first + 1.0 - swapped.prob_first) / 2
-        prefer = probability > 0.5
+        prefer = preference(probability)
     elif straight.prefer_first is not None and swapped.prefer_first is not None:
         agree = straight.prefer_first != swapped.prefer_first
         prefer = straight.prefer_first if agree else None
@@ -285,7 +300,7 @@ class LanguageModelRater:
         reading: Reading | None = None,
         reviewers: int = 3,
         temperature: float = 0.7,
-        max_tokens: int = 800,
+        max_tokens: int = REVIEW_TOKENS,
     ) -> None:
         """Make a rater. At temperature 0 the reviewers would be copies of each other."""
         self.model, self.reading, self.reviewers = model, reading or Reading(), reviewers
@@ -316,7 +331,7 @@ class LanguageModelRater:
             )
         rows = list(zip(*columns, strict=True))
         prompts = [f"{text}\n\n{self._meta(row)}" for text, row in zip(shown, rows, strict=True)]
-        finals = complete_all(self.model, prompts, schema=_META_SCHEMA, max_tokens=20)
+        finals = complete_all(self.model, prompts, schema=_META_SCHEMA, max_tokens=META_TOKENS)
         return Ratings(
             final=np.array([_overall(answer) for answer in finals]),
             reviews=np.array([[_overall(answer) for answer in row] for row in rows]),

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from iclr_repro.core.experiment import ParameterError
 from iclr_repro.core.language_model import load_language_model
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
@@ -150,6 +151,17 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
     return float(scipy.stats.spearmanr(one, other).statistic)
 
 
+def check_judge(spec: str) -> None:
+    """Refuse the name of a judge that `make_judge` does not know.
+
+    Raises:
+        ParameterError: it has another form.
+    """
+    backend, _, name = spec.partition(":")
+    if spec not in ("text", "untrained") and (backend not in ("hf", "local", "openai") or not name):
+        raise ParameterError(f"judge must be text, untrained, hf:<name>, local:<name> or openai:<name>, got {spec!r}")
+
+
 def make_judge(
     spec: str,
     papers: Sequence[Paper],
@@ -176,8 +188,9 @@ def make_judge(
         swap: ask both orders.
 
     Raises:
-        ValueError: another form.
+        ParameterError: another form.
     """
+    check_judge(spec)
     backend, _, name = spec.partition(":")
     if spec == "text":
         return TextJudge(TextRegression.fit(train), papers), None
@@ -187,8 +200,6 @@ def make_judge(
         if backend == "untrained":
             return HFJudge.untrained(seed=run.seed, reading=reading, swap=swap), None
         return HFJudge.from_pretrained(name, device=run.device, reading=reading, swap=swap), None
-    if backend not in ("local", "openai") or not name:
-        raise ValueError(f"judge must be text, untrained, hf:<name>, local:<name> or openai:<name>, got {spec!r}")
     system = load_template(reading.template_version).system_message(reading.venue)
     used = {"device": run.device} if backend == "local" else options
     model = load_language_model(spec, cache=answers or run.dir / "answers.sqlite", system=system, **used)

@@ -17,7 +17,7 @@ from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review import figures
 from iclr_repro.pairwise_review.audit import cyclic_triads, flip_rate, trait_regression
 from iclr_repro.pairwise_review.bradley_terry import fit_counts
-from iclr_repro.pairwise_review.cost import CostForecast, forecast, forecast_ratings
+from iclr_repro.pairwise_review.cost import CostForecast, forecast, forecast_expected_ratings, forecast_ratings
 from iclr_repro.pairwise_review.counts import PairCounts
 from iclr_repro.pairwise_review.data import (
     add_full_texts,
@@ -30,6 +30,7 @@ from iclr_repro.pairwise_review.data import (
 from iclr_repro.pairwise_review.embedding import embed_texts
 from iclr_repro.pairwise_review.experiments._judged import (
     TRAIT_PENALTY,
+    check_judge,
     citation_curve,
     control_areas,
     make_judge,
@@ -37,7 +38,15 @@ from iclr_repro.pairwise_review.experiments._judged import (
 )
 from iclr_repro.pairwise_review.judges import text_reviews
 from iclr_repro.pairwise_review.judging import collect
-from iclr_repro.pairwise_review.language_judge import AGAIN_TOKENS, LanguageModelRater, Reading, expected_ratings
+from iclr_repro.pairwise_review.language_judge import (
+    AGAIN_TOKENS,
+    ANSWER_TOKENS,
+    META_TOKENS,
+    REVIEW_TOKENS,
+    LanguageModelRater,
+    Reading,
+    expected_ratings,
+)
 from iclr_repro.pairwise_review.measures import gini as gini_of
 from iclr_repro.pairwise_review.measures import (
     impact,
@@ -94,7 +103,8 @@ class VenueTable:
     draws: int = parameter("bootstrap draws, permutations, and random sets (these at least 100)", low=20)
 
     def __post_init__(self) -> None:
-        """Refuse full texts for the judge that does not read them."""
+        """Refuse a judge that there is not, and full texts for the one that does not read them."""
+        check_judge(self.judge)
         if self.full_texts is not None and self.judge == "text":
             raise ParameterError("full_texts are for a language model; the judge `text` reads title and abstract only")
 
@@ -113,16 +123,15 @@ class VenueTable:
         found = Measurements()
         # Whatever could stop the comparison of the sets is found before anything is paid.
         human, tiers = human_choice(papers), tier_sizes(papers)
-        expected = self._forecast(papers, schedule, num, reading)
-        most = sum(one.cost_usd for one in expected.values())
-        bill = most - (expected["asked_again_at_most"].cost_usd if "asked_again_at_most" in expected else 0.0)
-        for system, one in expected.items():
+        expected, at_most = self._forecast(papers, schedule, num, reading)
+        bill, most = (sum(one.cost_usd for one in bills.values()) for bills in (expected, at_most))
+        for system, one in (at_most | expected).items():
             for name in ("calls", "input_tokens", "output_tokens", "cost_usd"):
                 found.add_exact(f"forecast/{system}/{name}", getattr(one, name))
         found.add_exact("forecast/cost_usd", bill)
         found.add_exact("forecast/cost_usd_at_most", most)
         run.log.info(
-            "%s: %s comparisons by %s, about %.4g dollars, %.4g if every question is asked twice",
+            "%s: %s comparisons by %s, about %.4g dollars, at most about %.4g",
             self.venue,
             f"{num:,}",
             self.judge,
@@ -152,6 +161,8 @@ class VenueTable:
         found.add_exact("judge/is_language_model", float(self.judge.startswith(("hf:", "local:", "openai:"))))
         for name in ("comparisons", "unreadable", "asked_again", "input_tokens", "output_tokens"):
             found.add_exact(f"judge/{name}", float(getattr(judged, name)))
+        if judged.cost_usd is not None:
+            found.add_exact("judge/cost_usd", judged.cost_usd)
         if self.judge != "text" and judged.asked:
             found.add_exact("judge/first_just_read", judged.first_just_read / judged.asked)
         for name, measure in (("flip_rate", flip_rate), ("cyclic_triads", cyclic_triads)):
@@ -170,7 +181,9 @@ class VenueTable:
         scores["human_rating"] = mean_ratings(papers)
         embedding, chosen = embed_texts(papers), np.flatnonzero(human)
         places = institution_counts([paper.institutions for paper in papers])
-        rewarded, scores["debiased"] = _audit(papers, judged.counts, embedding, places, found)
+        rewarded, scores["debiased"] = _audit(papers, judged.counts, embedding, places, reading, found)
+        # As much shrunk as the de-biased one, so that the two differ by the traits alone.
+        scores["shrunk"] = fit_counts(judged.counts.unordered(), penalty=TRAIT_PENALTY).beta
         k, ids, citations = len(chosen), [paper.id for paper in papers], citation_counts(papers)
         sets = {"human": [chosen]}
         tables, made = {"traits": rewarded}, {}
@@ -186,21 +199,30 @@ class VenueTable:
             run.log.warning("the list of %s states no area: the control by area is left out", self.venue)
         table = self._compare(papers, scores, sets, embedding, places, run, found)
         tables["venue"] = table
-        by_budget = {
-            budget: fit_counts(judged.counts.of_pairs(*schedule.pairs(0, budget)).unordered(), penalty=self.penalty)
-            for budget in _budgets(num)
-        }
-        curve = citation_curve(
-            run, citations, {budget: fit.beta for budget, fit in by_budget.items()}, k, ids=ids, draws=self.draws
-        )
-        for budget, fit in by_budget.items():
-            mean = impact(citations, select_top(fit.beta, k, ids=ids)).mean
+        by_budget = {}
+        for budget in _budgets(num):
+            try:
+                beta = scores["pairwise"]
+                if budget < num:
+                    counts = judged.counts.of_pairs(*schedule.pairs(0, budget)).unordered()
+                    beta = fit_counts(counts, penalty=self.penalty).beta
+                impact(citations, select_top(beta, k, ids=ids))
+            except ValueError as reason:  # the answers are paid for: what they do allow is reported
+                run.log.warning("%s comparisons are left out of the curve: %s", f"{budget:,}", reason)
+            else:
+                by_budget[budget] = beta
+        curve = citation_curve(run, citations, by_budget, k, ids=ids, draws=self.draws)
+        for budget, beta in by_budget.items():
+            mean = impact(citations, select_top(beta, k, ids=ids)).mean
             found.add_draws(f"pairwise/M{budget}/mean", mean, curve[budget])
-        levels = {name: float(table.loc[name, "mean"]) for name in _LEVELS if name in table.index}
-        made["citations"] = figures.citations_by_budget(curve, levels, venue=self.venue, per_paper=False)
+        levels = table["mean"].reindex(_LEVELS).dropna().to_dict()
+        if curve:
+            made["citations"] = figures.citations_by_budget(curve, levels, venue=self.venue, per_paper=False)
         if tiers:
             tables["tiers"] = self._compare_tiers(papers, scores["pairwise"], tiers, found)
-        return found.result(tables=tables, figures={**made, "venue": figures.venue(table)}, data=kind)
+        return found.result(
+            tables=tables, figures={**made, "venue": figures.venue(table.dropna(subset=["mean"]))}, data=kind
+        )
 
     def _real(self, run: Run) -> tuple[list[Paper], list[Paper]]:
         # The one paper of CoRL 2023 whose citations are unknown is not among the paper's 198; other venues keep them.
@@ -229,7 +251,8 @@ class VenueTable:
 
     def _forecast(
         self, papers: Sequence[Paper], schedule: PairSchedule, num: int, reading: Reading
-    ) -> dict[str, CostForecast]:
+    ) -> tuple[dict[str, CostForecast], dict[str, CostForecast]]:
+        """What each system should cost, and what it costs at most, with answers as long as their limits."""
         first, second = schedule.pairs(0, num)
         endpoint = self.judge.startswith(("openai:", "local:"))
         by_text = endpoint and self.answering == "text"
@@ -238,19 +261,28 @@ class VenueTable:
             "price_per_million_input": paid * self.price_input,
             "price_per_million_output": paid * self.price_output,
         }
-        expected = {}
+        expected, at_most = {}, {}
         if self.rate and endpoint:
-            expected["ratings"] = forecast_ratings(papers, reading=reading, review_tokens=self.review_tokens, **prices)
+            ratings: dict[str, Any] = {"reading": reading, **prices}
+            expected["ratings"] = forecast_ratings(papers, review_tokens=self.review_tokens, **ratings)
+            at_most["ratings"] = forecast_ratings(
+                papers, review_tokens=REVIEW_TOKENS, meta_tokens=META_TOKENS, **ratings
+            )
+            if not by_text:
+                expected["expected_ratings"] = forecast_expected_ratings(papers, **ratings)
+                at_most["expected_ratings"] = expected["expected_ratings"]
         pairs: dict[str, Any] = {"first": first, "second": second, "reading": reading, "swap": self.swap, **prices}
         if by_text:
-            answer = self.answer_tokens
-            expected["comparisons"] = forecast(papers, **pairs, answering="text", output_tokens=answer)
-            expected["asked_again_at_most"] = forecast(
+            expected["comparisons"], at_most["comparisons"] = (
+                forecast(papers, **pairs, answering="text", output_tokens=tokens)
+                for tokens in (self.answer_tokens, ANSWER_TOKENS)
+            )
+            at_most["asked_again_at_most"] = forecast(
                 papers, **pairs, answering="text", output_tokens=AGAIN_TOKENS, again=True
             )
         else:
-            expected["comparisons"] = forecast(papers, **pairs, answering="next_token")
-        return expected
+            expected["comparisons"] = at_most["comparisons"] = forecast(papers, **pairs, answering="next_token")
+        return expected, at_most
 
     def _ratings(
         self, papers: Sequence[Paper], train: Sequence[Paper], judge: Any, model: Any, reading: Reading, run: Run
@@ -305,8 +337,9 @@ class VenueTable:
                     found.add_draws(f"{name}/{field}", value, [getattr(impact(one), field) for one in samples])
                 else:
                     found.add(f"{name}/{field}", value)
-        if "rating" in sets:
-            self._add_difference(found, citations, sets, run)
+        for name in ("rating", "rating_expected"):
+            if name in sets:
+                self._add_difference(found, citations, sets, run, name)
         best = select_top(scores["pairwise"], k, ids=ids)
         for measure, statistic in measures.items():
             p, _ = swap_p_value(statistic, best, chosen, rng=run.rng(f"swap/{measure}"), draws=self.draws)
@@ -332,13 +365,13 @@ class VenueTable:
         return pd.DataFrame(by_tier).T.rename_axis("tier")
 
     def _add_difference(
-        self, found: Measurements, citations: np.ndarray, sets: dict[str, list[np.ndarray]], run: Run
+        self, found: Measurements, citations: np.ndarray, sets: dict[str, list[np.ndarray]], run: Run, other: str
     ) -> None:
         """Mean citations of the two systems' sets, resampled over all papers; the rating's over its tie-breaks."""
         n, rng = len(citations), run.rng("bootstrap/difference")
         share = {
             name: np.mean([np.isin(np.arange(n), members) for members in sets[name]], axis=0)
-            for name in ("pairwise", "rating")
+            for name in ("pairwise", other)
         }
         counts = rng.multinomial(n, np.full(n, 1 / n), size=self.draws)
         known = np.where(np.isnan(citations), 0.0, citations)
@@ -348,10 +381,10 @@ class VenueTable:
             total = np.asarray(weights @ counted)
             return np.divide(weights @ known, total, out=np.full(total.shape, np.nan), where=total > 0)
 
-        draws = mean(counts * share["pairwise"]) - mean(counts * share["rating"])
-        value = float(mean(share["pairwise"]) - mean(share["rating"]))
+        draws = mean(counts * share["pairwise"]) - mean(counts * share[other])
+        value = float(mean(share["pairwise"]) - mean(share[other]))
         if not np.isnan(value):
-            found.add_draws("pairwise_minus_rating/mean", value, draws)
+            found.add_draws(f"pairwise_minus_{other}/mean", value, draws)
 
 
 _LEVELS = ("human", "rating", "rating_expected", "random")
@@ -365,10 +398,15 @@ def _budgets(num: int) -> list[int]:
 
 
 def _audit(
-    papers: Sequence[Paper], counts: PairCounts, embedding: np.ndarray, places: np.ndarray, found: Measurements
+    papers: Sequence[Paper],
+    counts: PairCounts,
+    embedding: np.ndarray,
+    places: np.ndarray,
+    reading: Reading,
+    found: Measurements,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Which traits the judge rewards, and the strengths without them; traits that do not vary are left out."""
-    words = [len(f"{paper.title} {paper.abstract} {paper.text or ''}".split()) for paper in papers]
+    words = [len(reading.show(paper).split()) for paper in papers]
     traits = pd.DataFrame(
         {
             "length": np.log1p(words),
