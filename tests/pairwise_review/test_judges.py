@@ -329,7 +329,7 @@ def test_close_logits_are_told_apart_in_half_precision() -> None:
         head[[a, b]] = 0.5
         head[a, 0] += 2**-8
     assert (head[a] @ hidden) == (head[b] @ hidden)  # as bfloat16 has it
-    judge._model.base_model.forward = lambda input_ids, **_: SimpleNamespace(  # type: ignore[method-assign]
+    judge._model.base_model.forward = lambda input_ids, **_: SimpleNamespace(
         last_hidden_state=hidden.expand(*input_ids.shape, -1)
     )
     with torch.no_grad():
