@@ -120,7 +120,7 @@ def loki_forgets_less_than_low_rank(r: Results) -> Check:
 @claim(id="C8", source="Figure 2", paper="stated; values not available", scales=_BOTH)
 def high_and_low_rows_crowd_together(r: Results) -> Check:
     """Layers with many of the globally highest rows have many of the lowest: Pearson r over layers above 0.5."""
-    found = _public_rows(r) if r.scale == "paper" else r.layer_balance
+    found = _real(r.public_rows) if r.scale == "paper" else r.layer_balance
     return more_than(found["crowding/pearson_r"], 0.5)
 
 
@@ -138,7 +138,7 @@ def attribution_finds_what_matters(r: Results) -> Check:
 def signed_high_hurts_more_than_signed_low(r: Results) -> Check:
     """Suppressing a public model's signed-high rows costs 5 points more than the low ones (TinyWorld: reported)."""
     # The paper does not say whether its rows were chosen by layer or globally: both must hold.
-    rows = _public_rows(r)
+    rows = _real(r.public_rows)
     high, low = (
         [rows[f"suppressed/{prefix}{end}/q1/forgetting/average"] for prefix in ("", "global_")]
         for end in ("high", "low")
@@ -170,7 +170,7 @@ def selection_is_stable(r: Results) -> Check:
     Half against all is our reading of the paper's reduced set, which is compared with all of MMLU.
     """
     if r.scale == "paper":
-        return more_than(_public_rows(r)["stability/half_in_whole"], 0.95)
+        return more_than(_real(r.public_rows)["stability/half_in_whole"], 0.95)
     if r.stability["n"].mean < 1000:
         raise NotRun(f"the halves have {r.stability['n'].mean:g} prompts, the claim is about 1,000 or more")
     return all_of(
@@ -184,13 +184,8 @@ def selection_is_stable(r: Results) -> Check:
 def quotas_are_nested(r: Results) -> Check:
     """More than 0.9 (public model: 0.98) of the rows selected at q = 10 are selected at q = 20."""
     if r.scale == "paper":
-        return more_than(_public_rows(r)["nested/q10_in_q20"], 0.98)
+        return more_than(_real(r.public_rows)["nested/q10_in_q20"], 0.98)
     return all_of(more_than(r.stability["nested/q10_in_q20"], 0.9), _attributions_vary(r))
-
-
-def _public_rows(r: Results) -> ExperimentResults:
-    """Return what attribution and suppression of a public model gave."""
-    return _real(r.public_rows)
 
 
 def _real(found: ExperimentResults) -> ExperimentResults:
