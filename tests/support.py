@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -59,3 +62,26 @@ def read_json(path: Path) -> Any:
 def status(folder: Path) -> str:
     """Return the status of a run folder."""
     return str(read_json(folder / "run.json")["status"])
+
+
+def launch_two(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a script with its arguments in two processes of this host; fail with what they printed after 150 s."""
+    # torchrun, which finds a free port itself; `accelerate launch --cpu` starts a single process without MPI.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    process = subprocess.Popen(
+        [*torchrun, "--nproc-per-node=2", *map(str, command)],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        out, err = process.communicate(timeout=150)
+    except subprocess.TimeoutExpired:
+        # torchrun's workers have sessions of their own and hold the pipes: all of them must go before the second read.
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            one.kill()
+        out, err = process.communicate()
+        pytest.fail(f"the two processes did not end in 150 s; they printed:\n{out}\n{err}")
+    return subprocess.CompletedProcess(command, process.returncode, out, err)

@@ -1,10 +1,6 @@
 import importlib.util
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from iclr_repro.core.batches import ResumableBatches
 from iclr_repro.core.supervised import Supervised
+from support import launch_two
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -327,20 +324,8 @@ def script() -> ModuleType:
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the script in two processes and return the folder that it wrote to."""
     folder = tmp_path_factory.mktemp("two_processes")
-    # torchrun, which finds a free port itself; `accelerate launch --cpu` starts a single process without MPI.
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    command = [*torchrun, "--nproc-per-node=2", str(SCRIPT), str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    try:
-        output, _ = process.communicate(timeout=150)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        pytest.fail(f"the two processes did not end in 150 s; they printed:\n{output}")
-    assert process.returncode == 0, output
+    done = launch_two(SCRIPT, folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 

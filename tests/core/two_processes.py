@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from iclr_repro.core import distributed
 from iclr_repro.core.batches import ResumableBatches
 from iclr_repro.core.supervised import Supervised
 
@@ -55,7 +56,7 @@ def weights(learner: Supervised) -> list[float]:
     return torch.cat([weight.detach().flatten() for weight in learner.model.parameters()]).tolist()
 
 
-def main(folder: Path) -> None:
+def train(folder: Path) -> None:
     learner = make_learner()
     result: dict[str, Any] = {"num_processes": learner.accelerator.num_processes}
     result["reports"] = [learner.step() for _ in range(CHECKPOINT)]
@@ -72,9 +73,8 @@ def main(folder: Path) -> None:
         result["error"] = str(error)
     if learner.accelerator.is_main_process:
         (folder / "report.json").write_text(json.dumps(result))
-    learner.accelerator.wait_for_everyone()
-    learner.accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    train(Path(sys.argv[1]))
+    distributed.stop()

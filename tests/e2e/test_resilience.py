@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from support import ROOT, TOYS, only_run, read_json, status
+from support import ROOT, TOYS, launch_two, only_run, read_json, status
 
 Start = Callable[..., "subprocess.Popen[str]"]
 RunToy = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -203,10 +203,8 @@ def test_full_disk_is_a_clear_failure_without_a_result(tmp_path: Path, run_toy: 
 
 
 def test_launched_processes_make_one_run(toy_configs: Path, work: Path, uninterrupted: dict[str, Any]) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    command = [*launch, "--nproc-per-node", "2", str(TOYS / "run_toy.py"), str(toy_configs), *SLOW_WALK]
     for message in ("walk seed 0: running", "1 of 1 runs were finished before"):
-        done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=120)
+        done = launch_two(TOYS / "run_toy.py", toy_configs, *SLOW_WALK, cwd=work)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count(message) == 1
         assert done.stdout.count(" inconclusive,") == 1
@@ -229,9 +227,7 @@ def test_launched_processes_end_when_the_main_one_cannot_write(toy_configs: Path
     folder = work / "runs" / "toy"
     folder.mkdir(parents=True)
     (folder / "walk").write_text("in the way")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    command = [*launch, "--nproc-per-node", "2", str(TOYS / "run_toy.py"), str(toy_configs), *SLOW_WALK]
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=100)
+    done = launch_two(TOYS / "run_toy.py", toy_configs, *SLOW_WALK, cwd=work)
     assert done.returncode == 1
     assert "cannot write the run's folder" in done.stderr
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support import read_json
+from support import launch_two, read_json
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -32,14 +29,7 @@ def script() -> ModuleType:
 def launched(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Run the script in two processes and return what each of them wrote."""
     folder = tmp_path_factory.mktemp("two_processes")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    done = subprocess.run(
-        [*torchrun, "--nproc-per-node=2", str(SCRIPT), str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
+    done = launch_two(SCRIPT, folder)
     assert done.returncode == 0, done.stderr
     return [read_json(folder / f"{rank}.json") for rank in (0, 1)]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from iclr_repro.core import distributed
 from iclr_repro.core.batches import ResumableBatches
 from iclr_repro.core.supervised import Supervised
 from iclr_repro.topoformer import TopoformerClassifier, TopographicSelfAttention, reflect_after_step
@@ -49,8 +50,7 @@ def main(folder: Path) -> None:
     rank = torch.distributed.get_rank()
     assert torch.distributed.get_world_size() == 2
     (folder / f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    distributed.stop()
 
 
 if __name__ == "__main__":

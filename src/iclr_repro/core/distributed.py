@@ -5,6 +5,7 @@ Without a launcher everything here is that of a single process.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from typing import Any
@@ -44,8 +45,13 @@ def keep_to_this_host() -> None:
 
 
 def stop() -> None:
-    """Leave the process group, all processes together."""
+    """Leave the process group, all processes together; models wrapped for DDP must be out of use.
+
+    A DDP reducer that outlives the group ends it while it holds the interpreter's lock, which gloo's threads may wait
+    for, and the process hangs. Reducers in reference cycles are therefore collected first.
+    """
     if dist.is_initialized():
+        gc.collect()
         dist.barrier()  # a process that leaves early can hang the others in gloo's shutdown
         dist.destroy_process_group()
 
