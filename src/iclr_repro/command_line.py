@@ -87,7 +87,15 @@ def checked_settings(config: DictConfig) -> dict[str, Any]:
     Raises:
         UsageError: no paper is chosen (the message lists them), or settings have wrong values; a line each.
     """
-    plain: Any = OmegaConf.to_container(config, resolve=True)
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(" ".join(str(error).split())) from error
+    deleted = [
+        name for name in ("paper.name", "scale.name", "experiments", "tracker", *_RUN_WIDE) if _lacks(plain, name)
+    ]
+    if deleted:
+        raise UsageError(f"{', '.join(deleted)}: missing; give a value instead of deleting it with ~")
     if plain["paper"]["name"] == "none":
         raise UsageError(f"choose a paper: paper={'|'.join(papers())} (--help tells what there is)")
     if plain["paper"]["name"] not in papers():
@@ -140,8 +148,12 @@ def changed_by(overrides: Sequence[str]) -> list[str]:
 
 def paper_of(config: DictConfig) -> Paper:
     """Return what the configuration says about the chosen paper."""
+    described: Any = OmegaConf.to_container(config.paper, resolve=True)
+    for key, value in described.items():
+        if not isinstance(value, str):
+            raise UsageError(f"paper.{key}: got {value!r}, expected text")
     try:
-        return Paper(**OmegaConf.to_container(config.paper, resolve=True))
+        return Paper(**described)
     except (TypeError, ValueError) as error:
         raise UsageError(f"configs/paper/{config.paper.name}.yaml: {error}") from error
 
@@ -217,6 +229,14 @@ def _unknown_key(overrides: Sequence[str]) -> str | None:
                 return f"{key}: there is no {part!r}{f' in {where}' if where else ''}{nearest(part, names)}"
             node = node[part]
     return None
+
+
+def _lacks(plain: Any, name: str) -> bool:
+    for part in name.split("."):
+        if not isinstance(plain, dict) or part not in plain:
+            return True
+        plain = plain[part]
+    return False
 
 
 def _options(group: str) -> list[str]:

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import importlib
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,13 +90,15 @@ def parameter(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[Any] | None = None,
+    may_be_empty: bool = False,
 ) -> Any:
     """Declare a field of an experiment: one line of what it is, its unit, and the values it may take.
 
     There is no default: the paper's configuration file states every value. For a tuple field, `low`, `high` and
-    `choices` hold for each element.
+    `choices` hold for each element, and `may_be_empty` tells whether it may have none. Numbers are finite.
     """
-    return field(metadata={"help": help, "unit": unit, "low": low, "high": high, "choices": choices})
+    metadata = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices, "may_be_empty": may_be_empty}
+    return field(metadata=metadata)
 
 
 def experiment_class(target: str) -> type[Any]:
@@ -183,6 +186,8 @@ def converted(value: Any, hint: Any) -> Any:
         if origin is dict and isinstance(value, Mapping):
             return {converted(key, arguments[0]): converted(item, arguments[1]) for key, item in value.items()}
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not abs(value) <= sys.float_info.max:  # nan, inf, or a whole number beyond them
+            raise ValueError("a finite number")
         return float(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -201,6 +206,8 @@ def _converted_to_any(value: Any, hints: Sequence[Any], union: Any) -> Any:
 
 
 def _check_range(value: Any, metadata: Mapping[str, Any]) -> None:
+    if value == () and not metadata["may_be_empty"]:
+        raise ValueError("at least one element")
     for item in value if isinstance(value, tuple) else (value,):
         low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
         if choices is not None and item not in choices:

@@ -63,7 +63,7 @@ class _Trained:
     learning_rate: float = parameter("of Adam; the largest of the cycle", low=0.0, high=1.0)
     weight_decay: float = parameter("of Adam", low=0.0, high=1.0)
     schedule: Literal["onecycle", "multistep", "constant"] = parameter("of the learning rate")
-    milestones: tuple[int, ...] = parameter("where multistep divides by ten", unit="epochs", low=1)
+    milestones: tuple[int, ...] = parameter("where multistep divides by ten", unit="epochs", low=1, may_be_empty=True)
     clip_norm: float | None = parameter("largest norm of the gradient; null: any", low=0.0)
     loss: Literal["masked_mae", "huber"] = parameter("masked MAE, or the host's Huber loss with delta 1")
     anchor: str = parameter("what the network corrects", choices=ANCHORS)

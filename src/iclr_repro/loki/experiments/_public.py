@@ -44,7 +44,9 @@ class OfPublicModel:
     kva_steps: int = parameter("interpolation points m", low=1)
     kva_rule: Rule = parameter("where they lie")
     kva_batch: int = parameter("prompts at once", low=1)
-    benchmarks: tuple[str, ...] = parameter("tasks of lm-evaluation-harness; []: none", choices=tuple(METRICS))
+    benchmarks: tuple[str, ...] = parameter(
+        "tasks of lm-evaluation-harness; []: none", choices=tuple(METRICS), may_be_empty=True
+    )
     benchmark_limit: int | None = parameter("the first questions of each benchmark; null: all", low=1)
     benchmark_batch: int = parameter("questions at once", low=1)
 

@@ -62,7 +62,9 @@ class Implanting(OfPublicModel):
     )
     quota: float = parameter("q of the row methods but the global ones", low=0.0, high=100.0, unit="%")
     global_quota: float = parameter("q of global_low and global_high", low=0.0, high=100.0, unit="%")
-    loki_quotas: tuple[float, ...] = parameter("further q of method loki", low=0.0, high=100.0, unit="%")
+    loki_quotas: tuple[float, ...] = parameter(
+        "further q of method loki", low=0.0, high=100.0, unit="%", may_be_empty=True
+    )
     lora_r: int = parameter("rank of the low-rank baselines", low=1)
     lora_alpha: float = parameter("their updates are scaled by alpha / r", low=0.0)
     loki_lora_r: int = parameter("rank of LoKI + LoRA", low=1)
@@ -77,7 +79,9 @@ class Implanting(OfPublicModel):
     learning_rates: tuple[float, ...] = parameter("grid of every method: the highest rate of a training", low=0.0)
     equal_rate: float = parameter("the one that the claims compare methods at", low=0.0)
     warmup_frac: float = parameter("share of the updates", low=0.0, high=1.0)
-    bfcl: tuple[str, ...] = parameter("categories of BFCL, for task toolace; []: none", choices=_BFCL)
+    bfcl: tuple[str, ...] = parameter(
+        "categories of BFCL, for task toolace; []: none", choices=_BFCL, may_be_empty=True
+    )
     bfcl_limit: int | None = parameter("the first items of each category; null: all", low=1)
     max_new_tokens: int = parameter("of an answer to BFCL", low=1)
     beir: str | None = parameter("folder of a retrieval task in BEIR's form, for task reranker; null: none")
