@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup test lint reproduce-all report clean
+.PHONY: help setup test test-long lint reproduce-all report clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +26,9 @@ $(VENV)/.done-$(EXTRAS): pyproject.toml constraints.txt
 
 test: setup ## all tests, side by side (PYTEST_ARGS="-k claims" chooses)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-long: setup ## the tests that take many minutes: every paper killed three times
+	$(BIN)/python -m pytest -n 2 -m long
 
 lint: setup ## style, types, and which module may import which
 	$(BIN)/ruff check .

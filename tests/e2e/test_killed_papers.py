@@ -1,0 +1,63 @@
+"""Every paper's smoke run, killed three times at random moments, ends with the numbers of a run that was left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iclr_repro import command_line
+from support import read_json
+
+
+def start(paper: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "iclr_repro.run", f"paper={paper}", "scale=smoke", f"runs_dir={folder}"],
+        env={**os.environ, "ICLR_REPRO_OFFLINE": "1", "ICLR_REPRO_CACHE": str(folder / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    """Return the metrics of each run, without what was timed: the experiment `efficiency`, and times in their names."""
+    return {
+        f"{path.parents[3].name}/{path.parent.name}/{name}": value
+        for path in folder.glob("*/*/smoke/*/*/result.json")
+        for name, value in read_json(path)["metrics"].items()
+        if path.parents[3].name != "efficiency"
+        and not {"seconds", "time", "speed"} & set(name.replace("/", "_").split("_"))
+    }
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("paper", command_line.papers())
+def test_three_kills_change_no_number(paper: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    alone = start(paper, tmp_path / "alone")
+    _, err = alone.communicate()
+    assert alone.returncode == 0, err
+    whole = time.monotonic() - began
+
+    moments = random.Random(time.time_ns())
+    for _ in range(3):
+        process = start(paper, tmp_path / "killed")
+        try:
+            process.communicate(timeout=moments.uniform(0.2, 0.6) * whole)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+    last = start(paper, tmp_path / "killed")
+    _, err = last.communicate()
+    assert last.returncode == 0, err
+    expected = metrics(tmp_path / "alone")
+    assert expected
+    assert metrics(tmp_path / "killed") == expected
