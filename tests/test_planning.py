@@ -11,7 +11,7 @@ import pytest
 
 from iclr_repro import planning
 from iclr_repro.core import data
-from support import read_json
+from support import only_run, read_json
 
 Toy = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -98,12 +98,14 @@ def test_why_tells_the_error_of_a_failed_run_and_the_step_of_an_interrupted_one(
     toy: Toy, work: Path, capsys: Capture
 ) -> None:
     assert toy("paper=toy", "only=[constant]", "experiments.constant.fail=true") == 1
+    path = only_run(work, "constant") / "run.json"
+    path.write_text(json.dumps(read_json(path) | {"error": "IndexError: [bold] is no index"}))
     command = ("paper=odd", "only=[interrupts_itself]", "seeds=[0]")
     assert toy(*command) == 130
     before = files(work)
     capsys.readouterr()
     assert toy("why", "paper=toy", "only=[constant]", "experiments.constant.fail=true") == 0
-    failed = "going on (status was failed: RuntimeError: told to fail at value 3.0)"
+    failed = "going on (status was failed: IndexError: [bold] is no index)"
     assert cells(capsys.readouterr().out, "constant")[2] == failed
     assert toy("why", *command) == 0
     interrupted = "going on (status was interrupted), from step 3 of stage train"

@@ -81,9 +81,8 @@ def papers_listed() -> Iterator[RenderableType]:
     made = table(
         "Papers and their experiments", "paper, experiment", "fidelity", *(f"scale {name}" for name in scales())
     )
-    recorded = _recorded()
     for name, described_paper in paper_files().items():
-        documents = [recorded.get(name, {}).get(scale) for scale in scales()]
+        documents = [_record(name, scale) for scale in scales()]
         made.add_row(Text(name, style="bold"), described_paper["paper"]["fidelity"], *map(_total, documents))
         for experiment in described_paper["experiments"]:
             entries = [document and document["experiments"].get(experiment) for document in documents]
@@ -110,7 +109,7 @@ def reasons(settings: Mapping[str, Any]) -> Iterator[RenderableType]:
     for (experiment, reason), group in rows.items():
         made.add_row(experiment, _seeds(group), Text(reason))
     yield made
-    yield f"{len(to_run)} of {len(tasks)} runs would run. {_forecast_sum(to_run)}"
+    yield f"{len(to_run)} of {len(tasks)} runs would run. {_forecast_sum(_record(paper, scale), to_run)}"
 
 
 def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task], problems: list[str]) -> Iterator[RenderableType]:
@@ -126,7 +125,7 @@ def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task], problems: list[s
     groups: dict[str, list[Task]] = {}
     for task in tasks:
         groups.setdefault(task.experiment, []).append(task)
-    document = _recorded().get(paper, {}).get(scale)
+    document = _record(paper, scale)
     of_their_own = []
     for experiment, group in groups.items():
         forecast = _forecast_s(document, group[0])
@@ -136,7 +135,7 @@ def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task], problems: list[s
             if field.name == "dry_run":
                 of_their_own.append(f"experiments.{experiment}.dry_run=true instead: {field.metadata['help']}")
     yield made
-    yield f"{len(tasks)} runs. {_forecast_sum(tasks)}"
+    yield f"{len(tasks)} runs. {_forecast_sum(document, tasks)}"
     yield from of_their_own
     yield from _data_files(paper, problems)
 
@@ -158,8 +157,8 @@ def _data_files(paper: str, problems: list[str]) -> Iterator[str]:
     yield from missing
 
 
-def _recorded() -> dict[str, dict[str, Document]]:
-    return read_results(records_dir(), "*/results/*.json", Problems())
+def _record(paper: str, scale: str) -> Document | None:
+    return read_results(records_dir(), f"{paper}/results/{scale}.json", Problems()).get(paper, {}).get(scale)
 
 
 def _total(document: Document | None) -> str:
@@ -169,11 +168,10 @@ def _total(document: Document | None) -> str:
     return f"{format_duration(provenance['wall_s'])}, {format_size(provenance['peak_memory_bytes'])}"
 
 
-def _forecast_sum(tasks: Sequence[Task]) -> str:
+def _forecast_sum(document: Document | None, tasks: Sequence[Task]) -> str:
     """Say in a sentence what these tasks take one after another, as far as that is known."""
     if not tasks:
         return ""
-    document = _recorded().get(tasks[0].paper, {}).get(tasks[0].scale)
     times = [_forecast_s(document, task) for task in tasks]
     known = [time for time in times if isinstance(time, float)]
     if document is None or not known:

@@ -9,9 +9,9 @@ VERDICT_STYLES = {"reproduced": "green", "inconclusive": "yellow", "not reproduc
 
 
 def console() -> Console:
-    """Return a console on standard output; without a terminal, 200 columns."""
-    made = Console()
-    return made if made.is_terminal else Console(width=200)
+    """Return a console on standard output that prints text as it is; without a terminal, 200 columns."""
+    is_terminal = Console().is_terminal
+    return Console(width=None if is_terminal else 200, markup=False, highlight=False)
 
 
 def table(title: str, *columns: str) -> Table:
