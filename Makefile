@@ -36,10 +36,14 @@ lint: setup ## style, types, and which module may import which
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-reproduce-all: setup ## all papers at SCALE=smoke|cpu|paper, JOBS at once, then the report
+# Ctrl-C ends the runs, not the shell, which then tells what came out of it.
+reproduce-all: setup ## all papers at SCALE=smoke|cpu|paper, JOBS at once, then the scoreboard and the report
+	@$(BIN)/python -m iclr_repro.scoreboard --forecast --scale $(SCALE) --jobs $(JOBS)
+	@trap : INT; began=$$(date +%s); \
 	$(BIN)/python -m iclr_repro.run --multirun 'paper=glob(*,exclude=none)' scale=$(SCALE) \
 		hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS); status=$$?; \
-		$(MAKE) --no-print-directory report && exit $$status
+	$(BIN)/python -m iclr_repro.scoreboard --scale $(SCALE) --since $$began && \
+	$(MAKE) --no-print-directory report && exit $$status
 
 report: setup ## runs/ -> report/index.html
 	$(BIN)/python -m iclr_repro.report

@@ -83,11 +83,11 @@ def run_toy(start_toy: Command) -> Callable[..., subprocess.CompletedProcess[str
 def toy(toy_configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """Return the command's `main` with the test paper among the papers, inside this process and `tmp_path / "work"`."""
     import iclr_repro
-    from iclr_repro import command_line, run
+    from iclr_repro import choices, command_line, run
 
     monkeypatch.setattr(iclr_repro, "__path__", [*iclr_repro.__path__, str(TOYS)])
-    monkeypatch.setattr(command_line, "configs_dir", lambda: toy_configs)
-    monkeypatch.setattr(run, "configs_dir", lambda: toy_configs)
+    for module in (choices, command_line, run):
+        monkeypatch.setattr(module, "configs_dir", lambda: toy_configs)
     monkeypatch.chdir(tmp_path / "work")
     log = logging.getLogger("iclr_repro")
     handlers = list(log.handlers)

@@ -55,7 +55,7 @@ def _part(name: str, measured: float, interval: list[float] | None, threshold: s
     }
 
 
-def _experiment(
+def experiment(
     paper: str, name: str, scale: str, seeds: list[int], *, key: str = "3fa9c1", **changes: Any
 ) -> dict[str, Any]:
     entry = {
@@ -172,8 +172,8 @@ def quiet_attention(scale: str) -> dict[str, Any]:
             | {"n": {"mean": 26878, "low": None, "high": None, "seeds": 3}},
         },
         experiments={
-            "retention": _experiment("quiet_attention", "retention", scale, [0, 1, 2]),
-            "length": _experiment(
+            "retention": experiment("quiet_attention", "retention", scale, [0, 1, 2]),
+            "length": experiment(
                 "quiet_attention",
                 "length",
                 scale,
@@ -279,7 +279,7 @@ def _write_slow_bandits(runs: Path) -> None:
             | {"experiments": [HOSTILE]}
         ],
         metrics={HOSTILE: {HOSTILE: {"mean": 1.0, "low": 0.5, "high": 2.0, "seeds": 1}}},
-        experiments={HOSTILE: _experiment("slow_bandits", "regret", "cpu", [0], data="synthetic", error=HOSTILE)},
+        experiments={HOSTILE: experiment("slow_bandits", "regret", "cpu", [0], data="synthetic", error=HOSTILE)},
     )
     write_json(runs / "slow_bandits" / "cpu.json", hostile)
     tables = runs / "slow_bandits" / "regret" / "cpu" / "3fa9c1" / "seed0" / "tables"
@@ -310,7 +310,7 @@ def _write_old_result(record: Path) -> None:
             ),
         ],
         experiments={
-            name: _experiment("old_result", name, "paper", [0]) for name in ("race", "race_long", "efficiency")
+            name: experiment("old_result", name, "paper", [0]) for name in ("race", "race_long", "efficiency")
         },
     )
     for entry in old["experiments"].values():

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from iclr_repro import report
+from iclr_repro._report.formats import format_duration, format_number, format_size
 from report_tree import HOSTILE, claim, document, quiet_attention, write_json, write_tree
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -176,7 +177,7 @@ def test_a_report_without_problems_prints_its_index(tmp_path: Path, capsys: pyte
     ],
 )
 def test_numbers_keep_four_significant_digits(value: float | str | None, text: str) -> None:
-    assert report.format_number(value) == text
+    assert format_number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def test_numbers_keep_four_significant_digits(value: float | str | None, text: s
     [(None, "not available"), (3.21, "3.2 s"), (59.99, "1 min 0 s"), (61.2, "1 min 1 s"), (7260.0, "2 h 1 min")],
 )
 def test_durations_are_readable(seconds: float | None, text: str) -> None:
-    assert report.format_duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def test_durations_are_readable(seconds: float | None, text: str) -> None:
     [(None, "not available"), (123, "123 bytes"), (8053063680, "7.5 GiB"), (2**60, "1048576.0 TiB")],
 )
 def test_sizes_have_binary_units(num_bytes: int | None, text: str) -> None:
-    assert report.format_size(num_bytes) == text
+    assert format_size(num_bytes) == text
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------

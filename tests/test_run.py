@@ -138,7 +138,16 @@ def test_warnings_of_a_run_are_recorded(toy: Toy, work: Path) -> None:
         (["paper=toy", "tracker.kind=foo"], r"tracker.kind: got 'foo', expected one of none, .*"),
         (["--multirun", "paper=toy", "hydra/launcher=jolib"], r"hydra/launcher=jolib: .* did you mean 'joblib'\? .*"),
         (["paper=toy", "device=gpu"], r"device: got 'gpu', expected auto, cpu, cuda, cuda:<index> or mps"),
-        (["paper=toy", "steps"], r"Error parsing override 'steps'.*"),
+        (["paper=toy", "steps"], r"steps: there is no such command; Valid: list, why, or <setting>=<value>"),
+        (["wy", "paper=toy"], r"wy: there is no such command; did you mean 'why'\? Valid: list, why, .*"),
+        (["toy"], r"toy: there is no such command; did you mean paper=toy\?"),
+        (["why"], r"choose a paper: paper=.*toy.* \(--help tells what there is\)"),
+        (["why", "paper=toi"], r"paper=toi: there is no such paper; did you mean 'toy'\? .*"),
+        (["why", "paper=toy", "only=[wolk]"], r"only: no experiment 'wolk' in toy; did you mean 'walk'\? .*"),
+        (["why", "list"], r"why list: expected one command"),
+        (["list", "paper=toy"], r"list: takes no settings, got paper=toy"),
+        (["paper=toy", "dry_run=yes"], r"dry_run: got 'yes', expected true or false"),
+        (["paper=toy", "dry_run=true", "experiments.walk.steps=0"], r"experiments.walk.steps: got 0, expected >= 1 .*"),
         (["--multirun", "paper=toy", "experiments.walk.stpes=3,4"], r"experiments.walk.stpes: there is no 'stpes' .*"),
         (["--multirun", "paper=toi,toy"], r"paper=toi: there is no such paper; did you mean 'toy'\? .*"),
         (["paper=toy", "runs_dir=/dev/null/runs"], r"runs_dir: cannot write to /dev/null/runs \(Not a directory\): .*"),
@@ -163,7 +172,15 @@ def test_several_wrong_parameters_are_reported_at_once(toy: Toy, capsys: pytest.
 def test_help_lists_papers_experiments_and_scales(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     assert toy("--help") == 0
     text = capsys.readouterr().out
-    for part in ("toy: A toy <paper> (reconstruction)", "    walk", "    constant", "  smoke  ", "  cpu  ", "seeds  "):
+    for part in (
+        "toy: A toy <paper> (reconstruction)",
+        "    walk",
+        "    constant",
+        "  smoke  ",
+        "  cpu  ",
+        "seeds  ",
+        "why paper=",
+    ):
         assert part in text
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from iclr_repro.choices import paper_files, papers, scales
 from iclr_repro.core.device import select_device
 from iclr_repro.core.document import Paper
 from iclr_repro.core.experiment import described, experiment_class, nearest
@@ -35,17 +35,34 @@ _RUN_WIDE = {
     "resume": "go on from checkpoints (default true)",
     "force": "run again what is finished (default false)",
     "strict": "a claim that is not reproduced makes the exit code 1 (default false)",
+    "dry_run": "check all, tell what would run and run nothing (default false)",
     "record": "write experiments/<paper>/results/<scale>.json into the checkout (default false)",
 }
+_COMMANDS = ("list", "why")
 
 
 class UsageError(Exception):
     """The command line or the configuration is wrong; the message is what the user sees, without a traceback."""
 
 
-def papers() -> list[str]:
-    """Return the names of the papers: every `configs/paper/<name>.yaml` but none.yaml."""
-    return [name for name in _options("paper") if name != "none"]
+def split_command(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Split a command line into its command ("list", "why", None: run) and its settings.
+
+    Raises:
+        UsageError: a word is no command, there are several, or settings follow a command that takes none.
+    """
+    words = [one for one in arguments if "=" not in one and not one.startswith("~")]
+    settings = [one for one in arguments if one not in words]
+    for word in words:
+        if word in papers():
+            raise UsageError(f"{word}: there is no such command; did you mean paper={word}?")
+        if word not in _COMMANDS:
+            raise UsageError(f"{word}: there is no such command{nearest(word, _COMMANDS)}, or <setting>=<value>")
+    if len(words) > 1:
+        raise UsageError(f"{' '.join(words)}: expected one command")
+    if words == ["list"] and settings:
+        raise UsageError(f"list: takes no settings, got {' '.join(settings)}")
+    return (words[0] if words else None), settings
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -108,7 +125,7 @@ def checked_settings(config: DictConfig) -> dict[str, Any]:
     seeds = plain["seeds"]
     problems = [
         f"{name}: got {plain[name]!r}, expected true or false"
-        for name in ("resume", "force", "strict", "record")
+        for name in ("resume", "force", "strict", "dry_run", "record")
         if not isinstance(plain[name], bool)
     ]
     problems += [
@@ -172,6 +189,8 @@ def help_text(overrides: Sequence[str] = ()) -> str:
         "  python -m iclr_repro.run paper=<paper> [scale=<scale>] [<setting>=<value> ...]",
         "  python -m iclr_repro.run paper=<paper> experiments.<experiment>.<parameter>=<value>",
         "  python -m iclr_repro.run --multirun 'paper=glob(*,exclude=none)' hydra/launcher=joblib   (all papers)",
+        "  python -m iclr_repro.run list                        (papers, experiments, what each scale takes)",
+        "  python -m iclr_repro.run why paper=<paper>           (what would run, and why; runs nothing)",
         "  python -m iclr_repro.run paper=<paper> --help        (the parameters of its experiments, what they mean)",
         "  python -m iclr_repro.run paper=<paper> --cfg job     (print the configuration and run nothing)",
         "",
@@ -179,14 +198,13 @@ def help_text(overrides: Sequence[str] = ()) -> str:
         *(f"  {name:<10} {text}" for name, text in _RUN_WIDE.items()),
         "",
         "Scales",
-        *(f"  {name:<10} {_first_comment(configs_dir() / 'scale' / f'{name}.yaml')}" for name in _options("scale")),
+        *(f"  {name:<10} {_first_comment(configs_dir() / 'scale' / f'{name}.yaml')}" for name in scales()),
         "",
         "Papers and their experiments",
     ]
-    for name in papers():
-        described = yaml.safe_load((configs_dir() / "paper" / f"{name}.yaml").read_text(encoding="utf-8"))
-        lines.append(f"  {name}: {described['paper']['title']} ({described['paper']['fidelity']})")
-        lines += [f"    {experiment}" for experiment in described["experiments"]]
+    for name, content in paper_files().items():
+        lines.append(f"  {name}: {content['paper']['title']} ({content['paper']['fidelity']})")
+        lines += [f"    {experiment}" for experiment in content["experiments"]]
     lines += ["", "HYDRA_FULL_ERROR=1 shows the traceback of a wrong configuration."]
     return "\n".join(lines)
 
@@ -237,10 +255,6 @@ def _lacks(plain: Any, name: str) -> bool:
             return True
         plain = plain[part]
     return False
-
-
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (configs_dir() / group).glob("*.yaml"))
 
 
 def _first_comment(path: Path) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,10 +30,13 @@ from iclr_repro._report.documents import (
     VERDICTS,
     Document,
     Problems,
+    data_kind,
     read_differences,
     read_results,
+    verdict_counts,
 )
 from iclr_repro._report.evidence import embed_figure, learning_curves, read_table
+from iclr_repro._report.formats import format_duration, format_number, format_size
 from iclr_repro._report.notes import explanations, render_note
 from iclr_repro._report.whiskers import whisker
 from iclr_repro.core.files import write_text
@@ -49,7 +51,6 @@ SITE_PAGES = {
     "method": "How claims are judged",
 }
 _SCALES = ("paper", "cpu", "smoke")  # largest first; others follow by name
-_SIZE_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(kw_only=True)
@@ -177,17 +178,14 @@ def _recorded_section(document: Document, figures: Path) -> dict[str, Any]:
 
 
 def _section(document: Document, evidence: Mapping[str, _Evidence]) -> dict[str, Any]:
-    verdicts = [claim["verdict"] for claim in document["claims"]]
-    experiments = document["experiments"].values()
-    kinds = {entry["data"] for entry in experiments if entry["status"] == "finished"} - {"none"}
     return {
         "document": document,
         "recorded": False,
         "recorded_claims": {},
         "same_key": False,
-        "counts": {verdict: verdicts.count(verdict) for verdict in VERDICTS},
-        "data": " and ".join(sorted(kinds)) or "none",
-        "num_failed": sum(entry["status"] == "failed" for entry in experiments),
+        "counts": verdict_counts(document),
+        "data": data_kind(document),
+        "num_failed": sum(entry["status"] == "failed" for entry in document["experiments"].values()),
         "evidence": evidence,
     }
 
@@ -247,45 +245,6 @@ def _templates() -> jinja2.Environment:
         "whisker": whisker,
     }
     return environment
-
-
-def format_number(value: float | str | None) -> str:
-    """Write a value with four significant digits; text is left as it is, None becomes "not available".
-
-    Example: 26878.0 -> "26,878", 16.1234 -> "16.12", 0.5 -> "0.5", 0.0000123 -> "1.23e-05".
-    """
-    if value is None:
-        return "not available"
-    if isinstance(value, (str, bool)) or not math.isfinite(value):
-        return str(value)
-    if value == int(value) and abs(value) < 1e9:
-        return f"{int(value):,}"
-    if not 1e-3 <= abs(value) < 1e9:
-        return f"{value:.4g}"
-    decimals = max(0, 3 - math.floor(math.log10(abs(value))))
-    text = f"{value:,.{decimals}f}"
-    return text.rstrip("0").rstrip(".") if decimals else text
-
-
-def format_duration(seconds: float | None) -> str:
-    """Write a time in seconds for people: 3.21 -> "3.2 s", 61.2 -> "1 min 1 s", 7260 -> "2 h 1 min"."""
-    if seconds is None:
-        return "not available"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, rest_minutes = divmod(minutes, 60)
-    return f"{hours} h {rest_minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def format_size(num_bytes: int | None) -> str:
-    """Write a number of bytes with a binary unit: 123 -> "123 bytes", 8053063680 -> "7.5 GiB"."""
-    if num_bytes is None:
-        return "not available"
-    size, unit = float(num_bytes), 0
-    while size >= 1024 and unit < len(_SIZE_UNITS) - 1:
-        size, unit = size / 1024, unit + 1
-    return f"{size:.1f} {_SIZE_UNITS[unit]}" if unit else f"{num_bytes} bytes"
 
 
 if __name__ == "__main__":

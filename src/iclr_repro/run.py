@@ -3,6 +3,8 @@
     python -m iclr_repro.run paper=review_insights
     python -m iclr_repro.run paper=review_insights scale=smoke only=[rankings]
     python -m iclr_repro.run --multirun 'paper=glob(*,exclude=none)' hydra/launcher=joblib
+    python -m iclr_repro.run list                         papers, experiments, and what each scale takes
+    python -m iclr_repro.run why paper=review_insights    what would run, and why; runs nothing
 
 Exit codes: 0 all ran; 1 an experiment failed (or, with strict=true, a claim was not reproduced); 2 the command line is
 wrong; 130 and 143 Ctrl-C and SIGTERM, and the same command goes on from there.
@@ -30,24 +32,21 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table
 from rich.text import Text
 
-from iclr_repro import command_line
+from iclr_repro import command_line, planning
 from iclr_repro.core import distributed
 from iclr_repro.core.claims import Claim, claims_of
 from iclr_repro.core.device import select_device
-from iclr_repro.core.document import Paper, record_document, results_document, write_document
+from iclr_repro.core.document import record_document, results_document, write_document
 from iclr_repro.core.execution import Outcome
-from iclr_repro.core.experiment import ParameterError, build, experiment_class, nearest
 from iclr_repro.core.interruption import Interrupted
 from iclr_repro.core.pool import run_tasks
-from iclr_repro.core.provenance import source_digests
 from iclr_repro.core.record import Task
 from iclr_repro.core.resources import checkout_dir, configs_dir
+from iclr_repro.terminal import VERDICT_STYLES, console, table
 
 _LOG = logging.getLogger("iclr_repro")
-_VERDICT_STYLES = {"reproduced": "green", "inconclusive": "yellow", "not reproduced": "red", "not run": "dim"}
 
 
 class JobFailed(Exception):  # noqa: N818 - carries the exit code of a job through Hydra's launchers
@@ -69,7 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if any(argument.startswith("-") for argument in arguments):
             return _through_hydra(arguments)
-        return run_paper(command_line.compose(arguments), arguments)
+        word, overrides = command_line.split_command(arguments)
+        if word == "list":
+            console().print(*planning.papers_listed(), sep="\n")
+            return 0
+        config = command_line.compose(overrides)
+        if word == "why":
+            console().print(*planning.reasons(command_line.checked_settings(config)), sep="\n")
+            return 0
+        return run_paper(config, overrides)
     except command_line.UsageError as error:
         print(error, file=sys.stderr)
         return 2
@@ -85,19 +92,21 @@ def run_paper(config: DictConfig, overrides: Sequence[str]) -> int:
     """
     settings = command_line.checked_settings(config)
     paper = command_line.paper_of(config)
-    tasks = _tasks(settings, paper)
+    tasks = planning.tasks_of(settings)
     claims = _claims(paper.name)
     if settings["jobs"] > 1 and distributed.num_processes() > 1:
         raise command_line.UsageError("jobs: several launched processes make one run together: use jobs=1")
     if settings["record"] and checkout_dir() is None:
         raise command_line.UsageError("record=true writes into a checkout of the repository, and this is not one")
+    to_run = planning.chosen(settings, tasks)
+    if settings["dry_run"]:
+        return _dry_run(settings, to_run)
     _check_writable(Path(settings["runs_dir"]))
-    chosen = settings["only"] or list(settings["experiments"])
-    to_run = [task for task in tasks if task.experiment in chosen]
     device = select_device(settings["device"])
+    num_experiments = len({task.experiment for task in to_run})
     _LOG.info(
         "%s at scale %s: %d experiments, %d runs, %s, threads %d",
-        paper.name, settings["scale"], len(chosen), len(to_run), device, settings["threads"],
+        paper.name, settings["scale"], num_experiments, len(to_run), device, settings["threads"],
     )  # fmt: skip
     distributed.start(device)
     try:
@@ -127,40 +136,37 @@ def run_paper(config: DictConfig, overrides: Sequence[str]) -> int:
 
 def print_document(document: Mapping[str, Any]) -> None:
     """Print the claims table, and the experiments that did not finish."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    table = Table(title=f"{document['title']} - scale {document['scale']}", title_justify="left", expand=False)
-    for column in ("claim", "statement", "paper", "measured [95 % interval]", "threshold", "verdict"):
-        table.add_column(column, overflow="fold")
+    out = console()
+    columns = ("claim", "statement", "paper", "measured [95 % interval]", "threshold", "verdict")
+    made = table(f"{document['title']} - scale {document['scale']}", *columns)
     for claim in document["claims"]:
-        verdict = Text(claim["verdict"], style=_VERDICT_STYLES[claim["verdict"]])
+        verdict = Text(claim["verdict"], style=VERDICT_STYLES[claim["verdict"]])
         if claim["note"]:
             verdict.append(f"\n{claim['note']}", style="dim")
         identifier = Text(claim["id"], style="bold" if claim["headline"] else "")
         cells = [claim["statement"], claim["paper"], _measured(claim), claim["threshold"]]
-        table.add_row(identifier, *map(Text, cells), verdict)
-    console.print(table)
+        made.add_row(identifier, *map(Text, cells), verdict)
+    out.print(made)
     for name, experiment in document["experiments"].items():
         if experiment["status"] in ("failed", "interrupted"):
-            console.print(Text(f"{name}: {experiment['status']}{_after_colon(experiment['error'])}", style="red"))
+            out.print(Text(f"{name}: {experiment['status']}{_after_colon(experiment['error'])}", style="red"))
     not_run = [name for name, experiment in document["experiments"].items() if experiment["status"] == "not run"]
     if not_run:
-        console.print(Text(f"not run: {', '.join(not_run)}", style="dim"))
-    counts = dict.fromkeys(_VERDICT_STYLES, 0)
+        out.print(Text(f"not run: {', '.join(not_run)}", style="dim"))
+    counts = dict.fromkeys(VERDICT_STYLES, 0)
     for claim in document["claims"]:
         counts[claim["verdict"]] += 1
-    console.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    out.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 
 
 def set_up_logging() -> None:
     """Send the package's messages to standard error: styled on a terminal, plain lines elsewhere."""
     if _LOG.handlers:
         return
-    console = Console(stderr=True)
+    stderr = Console(stderr=True)
     handler: logging.Handler
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="[%X]")
+    if stderr.is_terminal:
+        handler = RichHandler(console=stderr, show_path=False, show_level=False, log_time_format="[%X]")
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", datefmt="%X"))
@@ -238,44 +244,13 @@ def _job(config: DictConfig) -> None:
         raise JobFailed(exit_code)
 
 
-def _tasks(settings: Mapping[str, Any], paper: Paper) -> list[Task]:
-    """Make a task of every experiment and seed, refusing wrong parameters of any of them before anything runs."""
-    problems = [
-        f"only: no experiment {name!r} in {paper.name}{nearest(name, settings['experiments'])}"
-        for name in settings["only"]
-        if name not in settings["experiments"]
-    ]
-    package = f"iclr_repro.{paper.name}"
-    sources = source_digests(package, "iclr_repro.core")
-    tasks = []
-    for name, config in settings["experiments"].items():
-        try:
-            build(name, config)
-        except ParameterError as error:
-            problems.append(str(error))
-            continue
-        uses_seeds = getattr(experiment_class(config["_target_"]), "uses_seeds", True)
-        for seed in settings["seeds"] if uses_seeds else settings["seeds"][:1]:
-            tasks.append(
-                Task(
-                    paper=paper.name,
-                    package=package,
-                    experiment=name,
-                    scale=settings["scale"],
-                    seed=seed,
-                    config=config,
-                    device=settings["device"],
-                    threads=settings["threads"],
-                    sources=sources,
-                    runs_dir=Path(settings["runs_dir"]),
-                    tracker=settings["tracker"],
-                    resume=settings["resume"],
-                    force=settings["force"],
-                )
-            )
-    if problems:
-        raise command_line.UsageError("\n".join(problems))
-    return tasks
+def _dry_run(settings: Mapping[str, Any], to_run: Sequence[Task]) -> int:
+    """Print what would run; return 1 if a data file is damaged, which a run would stop at."""
+    problems: list[str] = []
+    console().print(*planning.dry_run(settings, to_run, problems), sep="\n")
+    for line in problems:
+        _LOG.error("%s", line)
+    return int(bool(problems))
 
 
 def _claims(paper: str) -> list[Claim]:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Any
 import pytest
 import yaml
 
-from iclr_repro import command_line
+from iclr_repro import command_line, run
 from iclr_repro._report.notes import explanations
+from iclr_repro.choices import papers
 from iclr_repro.core.claims import VERDICTS, claims_of
 from iclr_repro.core.experiment import build, experiment_class
 from support import ROOT
 
-PAPERS = command_line.papers()
+PAPERS = papers()
 SCALES = ("smoke", "cpu", "paper")
 SMOKE_SECONDS = 20.0
 
@@ -66,6 +68,20 @@ def test_configuration_composes_and_every_experiment_can_be_built(paper: str, sc
 
 
 @pytest.mark.parametrize("paper", PAPERS)
+def test_scale_paper_can_be_planned_without_network_and_writes_nothing(
+    paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = [f"paper={paper}", "scale=paper", "dry_run=true"]
+    config = command_line.compose(overrides)
+    assert run.run_paper(config, overrides) == 0
+    printed = capsys.readouterr().out
+    assert all(f" {name} " in printed for name in command_line.checked_settings(config)["experiments"])
+    assert re.search(r"(\d+) of \d+ data files of the catalogue are here", printed)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("paper", PAPERS)
 def test_claims_are_complete(paper: str) -> None:
     claims = claims_of(importlib.import_module(f"iclr_repro.{paper}.claims"))
     assert any(claim.headline for claim in claims)
@@ -91,8 +107,8 @@ def test_smoke_result_is_complete(smoke: tuple[Path, subprocess.CompletedProcess
     for name, experiment in found["experiments"].items():
         assert experiment["status"] == "finished", (name, experiment["error"])
         assert found["metrics"][name], f"{name} measured nothing"
-        for run in experiment["runs"]:
-            folder = work / "runs" / run
+        for run_folder in experiment["runs"]:
+            folder = work / "runs" / run_folder
             result = json.loads((folder / "result.json").read_text())
             assert result["data"] in ("real", "synthetic", "none")
             assert all((folder / "figures" / f"{figure}.svg").is_file() for figure in result["figures"])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from iclr_repro import command_line
 from iclr_repro import run as command
+from iclr_repro.choices import papers
 
 SETTINGS = (
     "only",
@@ -68,7 +69,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("nothing_runs")
-@pytest.mark.parametrize("paper", command_line.papers())
+@pytest.mark.parametrize("paper", papers())
 @settings(
     max_examples=CASES_OF_A_PAPER,
     deadline=None,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from iclr_repro import command_line
+from iclr_repro.choices import papers
 from support import read_json
 
 
@@ -39,7 +39,7 @@ def metrics(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("paper", command_line.papers())
+@pytest.mark.parametrize("paper", papers())
 def test_three_kills_change_no_number(paper: str, tmp_path: Path) -> None:
     began = time.monotonic()
     alone = start(paper, tmp_path / "alone")

@@ -238,3 +238,24 @@ def test_launched_processes_refuse_jobs(toy_configs: Path, work: Path) -> None:
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=100, env=environment)
     assert done.returncode == 2
     assert done.stderr == "jobs: several launched processes make one run together: use jobs=1\n"
+
+
+def test_job_of_a_cluster_that_is_preempted_goes_on_to_the_same_result(
+    start_toy: Start, work: Path, tmp_path: Path, uninterrupted: dict[str, Any]
+) -> None:
+    pytest.importorskip("submitit", reason="needs pip install 'iclr-repro[cluster]'")
+    # Its jobs are processes that know nothing of the test paper.
+    (tmp_path / "sitecustomize.py").write_text("import run_toy\n")
+    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{TOYS}", "TOY_CONFIGS": str(tmp_path / "configs")}
+    process = start_toy("--multirun", *SLOW_WALK, "hydra/launcher=submitit_local", **environment)
+    wait_for_steps(process, work, 3)
+    preempted = read_json(only_run(work) / "run.json")["process"]["pid"]
+    os.kill(preempted, signal.SIGUSR2)  # as Slurm does before it takes a node away
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert read_json(only_run(work) / "run.json")["process"]["pid"] != preempted
+    assert "going on (status was running), from step" in "".join(
+        path.read_text() for path in work.glob("runs/.multirun/.submitit/*/*_log.err")
+    )
+    assert read_json(only_run(work) / "result.json") == uninterrupted
+    assert len(metric_lines(work)) == 65

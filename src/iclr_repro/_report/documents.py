@@ -130,6 +130,19 @@ def read_results(folder: Path, pattern: str, problems: Problems) -> dict[str, di
     return found
 
 
+def verdict_counts(document: Document) -> dict[str, int]:
+    """Count the claims with each verdict."""
+    verdicts = [claim["verdict"] for claim in document["claims"]]
+    return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+
+
+def data_kind(document: Document) -> str:
+    """Say what the finished experiments were measured on: "real", "generated", "mixed" or "none"."""
+    finished = [entry for entry in document["experiments"].values() if entry["status"] == "finished"]
+    kinds = {entry["data"] for entry in finished} - {"none"}
+    return "mixed" if len(kinds) > 1 else {"real": "real", "synthetic": "generated"}.get("".join(kinds), "none")
+
+
 def read_differences(path: Path, paper: str, problems: Problems) -> list[dict[str, Any]]:
     """Read a ledger `differences.yaml`; a missing one is empty, an invalid one is noted in `problems`."""
     if not path.is_file():

@@ -61,6 +61,15 @@ def load_checkpoints(folder: Path, log: logging.Logger) -> list[tuple[int, dict[
     return intact
 
 
+def last_written(folder: Path) -> tuple[str, int] | None:
+    """Return (stage, step) of the checkpoint written last, from the folder of a run's checkpoints; None: none."""
+    paths = [path for path in folder.rglob("*.pt") if _NAME.fullmatch(path.name)]
+    if not paths:
+        return None
+    last = max(paths, key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return last.parent.relative_to(folder).as_posix(), _parse(last)[0]
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     """List the checkpoint files of a folder, newest step first."""
     if not folder.is_dir():

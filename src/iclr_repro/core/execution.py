@@ -74,7 +74,7 @@ def execute(task: Task) -> Outcome:
             distributed.from_main("skip" if decision is None else "run")
             if decision is None:
                 return Outcome(status="finished", skipped=True)
-            _LOG.info("%s", decision.reason)
+            _LOG.info("%s seed %d: %s", task.experiment, task.seed, decision.reason)
             outcome = _recorded(task, record)
     except Interrupted as stop:  # while waiting for the lock
         outcome = Outcome(status="interrupted", exit_code=stop.exit_code)

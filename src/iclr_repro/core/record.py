@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iclr_repro.core import data, used_files
+from iclr_repro.core.checkpoint import last_written
 from iclr_repro.core.device import select_device
 from iclr_repro.core.files import read_json, sha256_of_json
 from iclr_repro.core.provenance import code_state, differences
@@ -72,7 +73,7 @@ class Decision:
     """That a task has to run.
 
     Attributes:
-        reason: in one line.
+        reason: what is done and why, in one line, e.g. "running again (force=true)".
         fresh: whether it starts from nothing, without checkpoints and metrics of an earlier attempt.
     """
 
@@ -81,22 +82,24 @@ class Decision:
 
 
 def decide(task: Task) -> Decision | None:
-    """Decide whether a task has to run; None: its result is there."""
-    name = f"{task.experiment} seed {task.seed}"
+    """Decide whether a task has to run; None: its result is there. Nothing is written."""
     record = read_run(task.dir)
     if record is None:
-        return Decision(f"{name}: running{_changes_since_last(task)}")
+        return Decision(f"running{_changes_since_last(task)}")
     changed = used_files.changes(record["data_files"], data.is_present)
     if record["status"] == "finished":
         if task.force:
-            return Decision(f"{name}: running again (force=true)", fresh=True)
+            return Decision("running again (force=true)", fresh=True)
         if changed:
-            return Decision(f"{name}: running again, {'; '.join(changed)}", fresh=True)
-        return None if read_result(task.dir) is not None else Decision(f"{name}: running again", fresh=True)
+            return Decision(f"running again, {'; '.join(changed)}", fresh=True)
+        return None if read_result(task.dir) is not None else Decision("running again", fresh=True)
     if changed:
-        return Decision(f"{name}: starting anew, {'; '.join(changed)}", fresh=True)
-    how = "going on" if task.resume else "starting anew (resume=false)"
-    return Decision(f"{name}: {how} (status was {record['status']})", fresh=not task.resume)
+        return Decision(f"starting anew, {'; '.join(changed)}", fresh=True)
+    status = f"(status was {record['status']}{': ' + record['error'] if record.get('error') else ''})"
+    if not task.resume:
+        return Decision(f"starting anew (resume=false) {status}", fresh=True)
+    last = last_written(task.dir / "checkpoints")
+    return Decision(f"going on {status}{f', from step {last[1]} of stage {last[0]}' if last else ''}")
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -128,7 +131,7 @@ def _changes_since_last(task: Task) -> str:
     records = [read_run(path.parent) for path in task.scale_dir.glob("*/seed*/run.json")]
     finished = [record for record in records if record is not None and record["status"] == "finished"]
     if not finished:
-        return ""
+        return ", never finished before"
     last = max(finished, key=lambda record: str(record["ended"]))
     now = {"config": task.config, "sources": task.sources, "settings": task.settings, "code": code_state()}
     changes = [*differences(last, now), *used_files.changes(last["data_files"], data.is_present)]

@@ -1,0 +1,202 @@
+"""What the command would do, without doing it: its tasks, why they would run, what they take, a dry run, the papers.
+
+Forecasts are the times and memory of the recorded run, `experiments/<paper>/results/<scale>.json`; there is none for an
+experiment that was not recorded at the scale, or with other parameters, threads or kind of device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from iclr_repro import command_line
+from iclr_repro._report.documents import Document, Problems, read_results
+from iclr_repro._report.formats import format_duration, format_size
+from iclr_repro.choices import paper_files, scales
+from iclr_repro.core import data
+from iclr_repro.core.experiment import ParameterError, build, described, experiment_class, nearest
+from iclr_repro.core.provenance import source_digests
+from iclr_repro.core.record import Task, decide
+from iclr_repro.core.resources import records_dir
+from iclr_repro.terminal import table
+
+
+def tasks_of(settings: Mapping[str, Any]) -> list[Task]:
+    """Make a task of every experiment and seed of the chosen paper, whether or not `only` names it.
+
+    Raises:
+        UsageError: parameters or names of experiments are wrong; a line each.
+    """
+    paper = settings["paper"]["name"]
+    problems = [
+        f"only: no experiment {name!r} in {paper}{nearest(name, settings['experiments'])}"
+        for name in settings["only"]
+        if name not in settings["experiments"]
+    ]
+    package = f"iclr_repro.{paper}"
+    sources = source_digests(package, "iclr_repro.core")
+    tasks = []
+    for name, config in settings["experiments"].items():
+        try:
+            build(name, config)
+        except ParameterError as error:
+            problems.append(str(error))
+            continue
+        uses_seeds = getattr(experiment_class(config["_target_"]), "uses_seeds", True)
+        for seed in settings["seeds"] if uses_seeds else settings["seeds"][:1]:
+            tasks.append(
+                Task(
+                    paper=paper,
+                    package=package,
+                    experiment=name,
+                    scale=settings["scale"],
+                    seed=seed,
+                    config=config,
+                    device=settings["device"],
+                    threads=settings["threads"],
+                    sources=sources,
+                    runs_dir=Path(settings["runs_dir"]),
+                    tracker=settings["tracker"],
+                    resume=settings["resume"],
+                    force=settings["force"],
+                )
+            )
+    if problems:
+        raise command_line.UsageError("\n".join(problems))
+    return tasks
+
+
+def chosen(settings: Mapping[str, Any], tasks: Sequence[Task]) -> list[Task]:
+    """Return the tasks of the experiments that `only` names; all where it is empty."""
+    return [task for task in tasks if not settings["only"] or task.experiment in settings["only"]]
+
+
+def papers_listed() -> Iterator[RenderableType]:
+    """Yield the table of papers with their fidelity and experiments, and what each scale takes."""
+    made = table(
+        "Papers and their experiments", "paper, experiment", "fidelity", *(f"scale {name}" for name in scales())
+    )
+    for name, described_paper in paper_files().items():
+        documents = [_record(name, scale) for scale in scales()]
+        made.add_row(Text(name, style="bold"), described_paper["paper"]["fidelity"], *map(_total, documents))
+        for experiment in described_paper["experiments"]:
+            entries = [document and document["experiments"].get(experiment) for document in documents]
+            times = [format_duration(entry["wall_s"]) if entry else "" for entry in entries]
+            made.add_row(f"  {experiment}", "", *times)
+        made.add_section()
+    yield made
+    yield "Times are those of all runs one after another, memory that of the largest, as recorded in experiments/."
+
+
+def reasons(settings: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield the table of what would happen to each run of the chosen paper and why; nothing is run or written."""
+    paper, scale = settings["paper"]["name"], settings["scale"]
+    tasks = chosen(settings, tasks_of(settings))
+    rows: dict[tuple[str, str], list[Task]] = {}
+    to_run = []
+    for task in tasks:
+        decision = decide(task)
+        if decision is not None:
+            to_run.append(task)
+        reason = "nothing, it is finished" if decision is None else decision.reason
+        rows.setdefault((task.experiment, reason), []).append(task)
+    made = table(f"{paper} at scale {scale}", "experiment", "seeds", "what would be done, and why")
+    for (experiment, reason), group in rows.items():
+        made.add_row(experiment, _seeds(group), Text(reason))
+    yield made
+    yield f"{len(to_run)} of {len(tasks)} runs would run. {_forecast_sum(_record(paper, scale), to_run)}"
+
+
+def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task], problems: list[str]) -> Iterator[RenderableType]:
+    """Yield each experiment's seeds and forecast, and which catalogued data files are here; nothing is downloaded.
+
+    Args:
+        settings: checked.
+        tasks: those that would run.
+        problems: receives a line for each data file that is damaged.
+    """
+    paper, scale = settings["paper"]["name"], settings["scale"]
+    made = table(f"{paper} at scale {scale}: nothing is run", "experiment", "seeds", "forecast")
+    groups: dict[str, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.experiment, []).append(task)
+    document = _record(paper, scale)
+    of_their_own = []
+    for experiment, group in groups.items():
+        forecast = _forecast_s(document, group[0])
+        text = forecast if isinstance(forecast, str) else format_duration(forecast * len(group))
+        made.add_row(experiment, _seeds(group), text)
+        for field in dataclasses.fields(experiment_class(group[0].config["_target_"])):
+            if field.name == "dry_run":
+                of_their_own.append(f"experiments.{experiment}.dry_run=true instead: {field.metadata['help']}")
+    yield made
+    yield f"{len(tasks)} runs. {_forecast_sum(document, tasks)}"
+    yield from of_their_own
+    yield from _data_files(paper, problems)
+
+
+def _data_files(paper: str, problems: list[str]) -> Iterator[str]:
+    """Say which files of the paper's catalogue are here; those that are not, a line each with their source."""
+    entries = data.catalogue(paper).values() if paper in data.catalogued_papers() else []
+    missing = []
+    for entry in entries:
+        try:
+            data.locate(entry.key, download=False)
+        except data.MissingDataError:
+            how = "is downloaded when it is needed" if entry.originals else "has no automatic download"
+            missing.append(f"  {entry.key} is not here and {how}: {entry.source}")
+        except data.DataError as error:
+            problems.append(str(error))
+    here = len(entries) - len(missing) - len(problems)
+    yield f"{here} of {len(entries)} data files of the catalogue are here; what a hub has by name is not checked."
+    yield from missing
+
+
+def _record(paper: str, scale: str) -> Document | None:
+    return read_results(records_dir(), f"{paper}/results/{scale}.json", Problems()).get(paper, {}).get(scale)
+
+
+def _total(document: Document | None) -> str:
+    if document is None:
+        return "no forecast"
+    provenance = document["provenance"]
+    return f"{format_duration(provenance['wall_s'])}, {format_size(provenance['peak_memory_bytes'])}"
+
+
+def _forecast_sum(document: Document | None, tasks: Sequence[Task]) -> str:
+    """Say in a sentence what these tasks take one after another, as far as that is known."""
+    if not tasks:
+        return ""
+    times = [_forecast_s(document, task) for task in tasks]
+    known = [time for time in times if isinstance(time, float)]
+    if document is None or not known:
+        return "No forecast."
+    memory = format_size(document["provenance"]["peak_memory_bytes"])
+    unknown = f", and {len(times) - len(known)} without a forecast" if len(known) < len(times) else ""
+    return f"Forecast: {format_duration(sum(known))} one after another{unknown}; memory {memory}."
+
+
+def _forecast_s(document: Document | None, task: Task) -> float | str:
+    """Return the recorded time of one run of an experiment, in s, or why there is no forecast."""
+    entry = document["experiments"].get(task.experiment) if document else None
+    if document is None or not entry or entry["wall_s"] is None:
+        return "no forecast: not recorded at this scale"
+    recorded = {one["name"]: one["value"] for one in entry.get("parameters", [])}
+    now = {one["name"]: one["value"] for one in described(task.config)}
+    differing = sorted(name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
+    provenance = document["provenance"]
+    device = (provenance["hardware"] or {}).get("device", "")
+    differing += ["threads"] * (task.threads != provenance["threads"])
+    differing += ["device"] * (task.settings["device"] != device.partition(":")[0])
+    if differing:
+        return f"no forecast: recorded with other {', '.join(differing)}"
+    return float(entry["wall_s"]) / len(entry["runs"])
+
+
+def _seeds(tasks: Sequence[Task]) -> str:
+    return ", ".join(str(task.seed) for task in tasks)

@@ -1,0 +1,143 @@
+"""What came out of all papers in one table, and beforehand what they are going to take.
+
+    python -m iclr_repro.scoreboard [--scale cpu] [--runs runs] [--since SECONDS]
+    python -m iclr_repro.scoreboard --forecast [--scale cpu] [--jobs 2]
+
+The first reads the documents `runs/<paper>/<scale>.json`, the second those recorded under `experiments/`.
+`make reproduce-all` calls both. Nothing is run and no paper is imported, so that both are there at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from iclr_repro._report.documents import VERDICTS, Document, Problems, data_kind, read_results, verdict_counts
+from iclr_repro._report.formats import format_duration, format_size
+from iclr_repro.choices import paper_files, papers, scales
+from iclr_repro.core.resources import records_dir
+from iclr_repro.terminal import VERDICT_STYLES, console, table
+
+_STATUS_STYLES = {"finished": "green", "failed": "red", "interrupted": "yellow", "not run": "dim"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the forecast or the scoreboard; return 0, whatever the papers' results are."""
+    parser = argparse.ArgumentParser(
+        prog="python -m iclr_repro.scoreboard",
+        description="Print what came out of all papers at one scale, or what they are going to take.",
+    )
+    parser.add_argument("--scale", default="cpu", choices=scales(), help="(default: cpu)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument(
+        "--since", type=float, default=0.0, help="leave out results of before this time (seconds since 1970, UTC)"
+    )
+    parser.add_argument("--forecast", action="store_true", help="print the recorded times and memory instead")
+    parser.add_argument("--jobs", type=int, default=1, help="papers at once, for the forecast (default: 1)")
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs: got {options.jobs}, expected at least 1")
+
+    problems = Problems()
+    recorded = _at_scale(records_dir(), "*/results/*.json", options.scale, problems)
+    if options.forecast:
+        console().print(forecast_table(recorded, options.scale), _forecast_sum(recorded, options.jobs), sep="\n")
+    else:
+        documents = _at_scale(options.runs, "*/*.json", options.scale, problems)
+        console().print(scoreboard(documents, recorded, options.scale, options.runs, since=options.since))
+    for line in problems.lines():
+        print(line, file=sys.stderr)
+    return 0
+
+
+def forecast_table(recorded: Mapping[str, Document], scale: str) -> Table:
+    """Make the table of what each paper takes at a scale according to its recorded run."""
+    made = table(f"Forecast at scale {scale}, as recorded", "paper", "fidelity", "wall time", "CPU time", "memory")
+    for paper, content in paper_files().items():
+        cells = ["no forecast", "", ""]
+        if paper in recorded:
+            provenance = recorded[paper]["provenance"]
+            cells = [format_duration(provenance["wall_s"]), format_duration(provenance["cpu_s"])]
+            cells.append(format_size(provenance["peak_memory_bytes"]))
+        made.add_row(paper, content["paper"]["fidelity"], *cells)
+    return made
+
+
+def scoreboard(
+    documents: Mapping[str, Document], recorded: Mapping[str, Document], scale: str, runs: Path, *, since: float = 0.0
+) -> Table:
+    """Make the table of what came out: a row a paper, and their sum.
+
+    Args:
+        documents: results at this scale, by paper.
+        recorded: those that the times are compared with.
+        scale: of both.
+        runs: folder of the documents and of the run folders.
+        since: s since 1970; a paper whose document is older did not come to its end since, and counts as "not run", or
+            as "interrupted" where a run of it was begun.
+    """
+    columns = ("paper", "fidelity", *VERDICTS, "data", "wall time (forecast)", "CPU time (forecast)", "status")
+    made = table(f"Scoreboard at scale {scale}", *columns)
+    totals = dict.fromkeys(VERDICTS, 0)
+    for paper, content in paper_files().items():
+        document = documents.get(paper)
+        if document is not None and (runs / paper / f"{scale}.json").stat().st_mtime < since:
+            document = None
+        counts, data = ["", "", "", ""], ""
+        if document is not None:
+            found = verdict_counts(document)
+            counts, data = [str(count) for count in found.values()], data_kind(document)
+            totals = {verdict: totals[verdict] + found[verdict] for verdict in VERDICTS}
+        status = _status(document) if document is not None else _status_without_document(runs / paper, scale, since)
+        times = [_beside(key, document, recorded.get(paper)) for key in ("wall_s", "cpu_s")]
+        style = next(style for word, style in _STATUS_STYLES.items() if status.startswith(word))
+        made.add_row(paper, content["paper"]["fidelity"], *counts, data, *times, Text(status, style=style))
+    made.add_section()
+    sums = [Text(str(totals[verdict]), style=VERDICT_STYLES[verdict]) for verdict in VERDICTS]
+    made.add_row("all", "", *sums)
+    return made
+
+
+def _at_scale(folder: Path, pattern: str, scale: str, problems: Problems) -> dict[str, Document]:
+    found = read_results(folder, pattern, problems)
+    return {paper: documents[scale] for paper, documents in found.items() if scale in documents}
+
+
+def _forecast_sum(recorded: Mapping[str, Document], jobs: int) -> str:
+    """Say what the recorded papers take together: as long as the longest, or as their sum shared by the jobs."""
+    times = [recorded[paper]["provenance"]["wall_s"] for paper in papers() if paper in recorded]
+    if not times:
+        return "No forecast: nothing is recorded at this scale."
+    total = format_duration(max(max(times), sum(times) / jobs))
+    without = len(papers()) - len(times)
+    unknown = f", and {without} without a forecast" if without else ""
+    return f"In all about {total} with {jobs} at once{unknown}; what is finished is not run again."
+
+
+def _status(document: Document) -> str:
+    """Say how a paper ended: as its worst experiment, with how many of them finished where not all did."""
+    statuses = [entry["status"] for entry in document["experiments"].values()]
+    worst = next((word for word in ("failed", "interrupted", "not run") if word in statuses), "finished")
+    finished = "" if worst == "finished" else f" ({statuses.count('finished')} of {len(statuses)} finished)"
+    return f"{worst}{finished}"
+
+
+def _status_without_document(folder: Path, scale: str, since: float) -> str:
+    begun = any(path.stat().st_mtime >= since for path in folder.glob(f"*/{scale}/*/seed*/run.json"))
+    return "interrupted" if begun else "not run"
+
+
+def _beside(key: str, document: Document | None, recorded: Document | None) -> str:
+    """Write a time of a document with the recorded one in brackets."""
+    measured = format_duration(document["provenance"][key]) if document is not None else ""
+    forecast = format_duration(recorded["provenance"][key]) if recorded is not None else "no forecast"
+    return f"{measured} ({forecast})".strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
