@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup test test-long lint reproduce-all report clean
+.PHONY: help setup test test-long lint reproduce-all report docs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -48,6 +48,9 @@ reproduce-all: setup ## all papers at SCALE=smoke|cpu|paper, JOBS at once, then 
 report: setup ## runs/ -> report/index.html
 	$(BIN)/python -m iclr_repro.report
 
+docs: setup ## the documentation -> site/index.html, without network; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 clean: ## remove what can be made again, but no results
-	rm -rf $(VENV) build dist report .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find src tests scripts -name __pycache__ -type d -exec rm -rf {} +
+	rm -rf $(VENV) build dist report site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests scripts docs -name __pycache__ -type d -exec rm -rf {} +

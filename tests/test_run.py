@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from iclr_repro.core import data
+from iclr_repro.core import data, execution
 from iclr_repro.core.used_files import note
 from support import only_run, read_json, status
 
@@ -65,6 +68,26 @@ def test_finished_runs_are_skipped_and_a_change_is_named(
 
     assert toy("paper=toy", "seeds=[0]", "only=[constant]", "force=true") == 0
     assert "constant seed 0: running again (force=true)" in capsys.readouterr().err
+
+
+def test_a_clock_that_goes_backwards_changes_no_result(
+    toy: Toy, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("paper=toy", "only=[walk]", "seeds=[0]")
+    assert toy(*command, "runs_dir=steady") == 0
+    (steady,) = (work / "steady" / "toy" / "walk").glob("*/*/seed0/result.json")
+
+    clock = itertools.count(1_800_000_000, -3600)  # an hour back at every look
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    monkeypatch.setattr(execution, "_now", lambda: datetime.fromtimestamp(next(clock), UTC).isoformat())
+    assert toy(*command) == 0
+    assert read_json(only_run(work) / "result.json") == read_json(steady)
+    record = read_json(only_run(work) / "run.json")
+    assert record["ended"] < record["started"]
+    assert record["wall_s"] > 0
+    capsys.readouterr()
+    assert toy(*command) == 0
+    assert "1 of 1 runs were finished before" in capsys.readouterr().err
 
 
 def test_failing_experiment_leaves_the_others_and_exits_with_1(

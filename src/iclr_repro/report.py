@@ -119,7 +119,7 @@ def write_report(runs: Path, *, records: Path, out: Path) -> list[str]:
         _paper_page(paper, ours.get(paper, {}), recorded.get(paper, {}), runs, records / paper, problems)
         for paper in sorted({*ours, *recorded})
     ]
-    templates = _templates()
+    templates = report_templates()
     for page in pages:
         write_text(out / f"{page['paper']}.html", templates.get_template("paper.html.j2").render(page))
     for name in SITE_PAGES:
@@ -223,7 +223,8 @@ def _size_rank(scale: str) -> tuple[int, str]:
 # --- rendering -------------------------------------------------------------------------------------------------------
 
 
-def _templates() -> jinja2.Environment:
+def report_templates() -> jinja2.Environment:
+    """Return the templates of the pages, with what they take for granted."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("iclr_repro", "_report"),
         autoescape=True,

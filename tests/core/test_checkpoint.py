@@ -160,6 +160,13 @@ def test_the_newest_two_checkpoints_are_kept_newest_first(tmp_path: Path) -> Non
     assert len(os.listdir(tmp_path)) == 2
 
 
+def test_the_newest_checkpoint_is_that_of_the_last_step_whatever_the_clock_says(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        path = save_checkpoint(tmp_path, step, {})
+        os.utime(path, (2_000_000_000 - step,) * 2)
+    assert [step for step, _ in load_checkpoints(tmp_path, LOG)] == [3, 2]
+
+
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.pt").write_text("mine")
     for step in (1, 2, 3):

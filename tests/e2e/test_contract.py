@@ -9,7 +9,9 @@ import os
 import re
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from support import ROOT
 PAPERS = papers()
 SCALES = ("smoke", "cpu", "paper")
 SMOKE_SECONDS = 20.0
+METHODS = (FunctionType, property, cached_property, classmethod, staticmethod)
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +145,9 @@ def test_public_names_are_documented(paper: str) -> None:
             continue
         assert inspect.getdoc(value), f"{name} has no docstring"
         if inspect.isclass(value):
-            for member, function in inspect.getmembers(value, inspect.isfunction):
-                if not member.startswith("_") and function.__qualname__.startswith(f"{value.__name__}."):
-                    assert inspect.getdoc(function), f"{name}.{member} has no docstring"
+            for member, attribute in vars(value).items():
+                if not member.startswith("_") and isinstance(attribute, METHODS):
+                    assert inspect.getdoc(getattr(value, member)), f"{name}.{member} has no docstring"
 
 
 @pytest.mark.parametrize("paper", PAPERS)

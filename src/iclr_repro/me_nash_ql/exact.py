@@ -113,8 +113,8 @@ def nash_value(game: MarkovGame) -> NashValue:
 def best_response_values(game: MarkovGame, max_policy: MaxPolicy, min_policy: MinPolicy) -> BestResponseValues:
     """Compute the values of the best responses to two Markov policies by backward induction.
 
-    U_h(s) = max_a sum_b nu_h(b|s) [r_h + P_h U_{h+1}](s, a, b)
-    L_h(s) = min_b sum_a mu_h(a|s) [r_h + P_h L_{h+1}](s, a, b)
+        U_h(s) = max_a sum_b nu_h(b|s) [r_h + P_h U_{h+1}](s, a, b)
+        L_h(s) = min_b sum_a mu_h(a|s) [r_h + P_h L_{h+1}](s, a, b)
 
     Args:
         game: the model.
