@@ -15,7 +15,10 @@ from typing import Any
 API_KEY = "sk-proj-0123456789abcdefSECRET"
 MODEL = "gpt-4o-mini"
 
-_KNOWN_FIELDS = {
+VLLM_FIELDS = {"continue_final_message", "add_generation_prompt"}
+"""Which the API of OpenAI does not know."""
+
+OPENAI_FIELDS = {
     "model",
     "messages",
     "max_tokens",
@@ -47,8 +50,8 @@ Respond = Callable[[Request], Reply]
 
 
 def prompt_of(request: Request) -> str:
-    """The user message."""
-    return str(request["messages"][-1]["content"])
+    """The last user message."""
+    return str([message["content"] for message in request["messages"] if message["role"] == "user"][-1])
 
 
 def completion(
@@ -116,8 +119,9 @@ class OpenAIServer:
         most_at_once: the largest number of requests that were under way together.
     """
 
-    def __init__(self, respond: Respond = echo) -> None:
+    def __init__(self, respond: Respond = echo, *, known_fields: set[str] = OPENAI_FIELDS) -> None:
         self.respond = respond
+        self._known_fields = known_fields
         self.requests: list[Request] = []
         self.most_at_once = 0
         self._under_way = 0
@@ -151,7 +155,8 @@ class OpenAIServer:
             self._under_way += 1
             self.most_at_once = max(self.most_at_once, self._under_way)
         try:
-            reply = _refusal(path, authorization, request) or self.respond(request)
+            refusal = _refusal(path, authorization, request, self._known_fields)
+            reply = refusal or self.respond(request)
             time.sleep(reply.delay_s)
         finally:
             with self._lock:
@@ -193,7 +198,7 @@ class _QuietServer(ThreadingHTTPServer):
         """Ignore clients that have gone away, which the tests make them do."""
 
 
-def _refusal(path: str, authorization: str, request: Request) -> Reply | None:
+def _refusal(path: str, authorization: str, request: Request, known_fields: set[str]) -> Reply | None:
     """What the API answers to a request that it does not accept."""
     if authorization != f"Bearer {API_KEY}":
         given = authorization.removeprefix("Bearer ")
@@ -203,7 +208,7 @@ def _refusal(path: str, authorization: str, request: Request) -> Reply | None:
     if request["model"] != MODEL:
         message = f"The model `{request['model']}` does not exist or you do not have access to it."
         return error(404, message, code="model_not_found")
-    if unknown := set(request) - _KNOWN_FIELDS:
+    if unknown := set(request) - known_fields:
         return error(400, f"Unrecognized request argument supplied: {', '.join(sorted(unknown))}")
     if "top_logprobs" in request and not (request.get("logprobs") and request["top_logprobs"] <= 20):
         return error(400, "top_logprobs needs logprobs and must be at most 20")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import json
 import math
@@ -12,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,20 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from core.openai_server import API_KEY, MODEL, OpenAIServer, Reply, Request, completion, echo, error, prompt_of, says
+from core.openai_server import (
+    API_KEY,
+    MODEL,
+    OPENAI_FIELDS,
+    VLLM_FIELDS,
+    OpenAIServer,
+    Reply,
+    Request,
+    completion,
+    echo,
+    error,
+    prompt_of,
+    says,
+)
 from iclr_repro.core import language_model
 from iclr_repro.core._language_model_base import Answer, OnAnswer, Question, ScoreQuestion, TextQuestion, ignore_answer
 from iclr_repro.core.language_model import (
@@ -42,6 +57,7 @@ from iclr_repro.core.language_model import (
     LocalLanguageModel,
     UnusableAnswersError,
     Usage,
+    answer_tokens,
     load_language_model,
 )
 
@@ -229,6 +245,31 @@ def test_a_score_request_asks_for_one_token_and_its_twenty_best(server: OpenAISe
     np.testing.assert_allclose(np.exp(scores), [[0.2, 0.7]] * 2)
     asked = {key: server.requests[0][key] for key in ("max_tokens", "temperature", "logprobs", "top_logprobs")}
     assert asked == {"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": 20}
+
+
+def test_an_answer_is_begun_in_the_assistants_message_where_the_server_goes_on_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", API_KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with OpenAIServer(known_fields=OPENAI_FIELDS | VLLM_FIELDS) as vllm:
+        model = endpoint(vllm, continue_final_message=True)
+        model.next_token_scores(["x"], ["A", "B"], answer_begins="Winner:")
+        model.next_token_scores(["x"], ["A", "B"])
+    begun, plain = vllm.requests
+    assert begun["messages"] == [{"role": "user", "content": "x"}, {"role": "assistant", "content": "Winner:"}]
+    assert (begun["continue_final_message"], begun["add_generation_prompt"]) == (True, False)
+    assert plain["messages"] == [{"role": "user", "content": "x"}]
+    assert not VLLM_FIELDS & set(plain)
+
+
+def test_an_answer_is_begun_at_the_end_of_the_prompt_where_the_api_knows_no_other_way(server: OpenAIServer) -> None:
+    endpoint(server).next_token_scores(["x"], ["A", "B"], answer_begins="Winner:")
+    assert server.requests[0]["messages"] == [{"role": "user", "content": "x\nWinner:"}]
+    refused = endpoint(server, continue_final_message=True)
+    with pytest.raises(LanguageModelError, match="Unrecognized request argument supplied: add_generation_prompt"):
+        refused.next_token_scores(["x"], ["A", "B"], answer_begins="Winner:")
+    assert endpoint(server).identity() != refused.identity()
 
 
 def test_candidates_that_first_tokens_cannot_tell_apart_are_refused(server: OpenAIServer) -> None:
@@ -540,6 +581,7 @@ def test_whatever_changes_the_answer_changes_the_key(tmp_path: Path) -> None:
             lambda: model.complete(["p"], schema={"type": "string"}),
             lambda: model.next_token_scores(["p"], ["A", "B"]),
             lambda: model.next_token_scores(["p"], ["B", "A"]),
+            lambda: model.next_token_scores(["p"], ["A", "B"], answer_begins="Winner:"),
         ]
         for expected, question in enumerate(questions, start=1):
             question()
@@ -547,8 +589,8 @@ def test_whatever_changes_the_answer_changes_the_key(tmp_path: Path) -> None:
         model.complete(["p"], seed=1)  # no influence at temperature 0
         assert len(recorder.asked) == number
 
-    ask(9, Recorder("one"))
-    ask(9, Recorder("two"))
+    ask(10, Recorder("one"))
+    ask(10, Recorder("two"))
     ask(0, Recorder("one"))
 
 
@@ -558,6 +600,15 @@ def test_the_key_of_an_endpoint_covers_address_and_system_message(server: OpenAI
             for system in ("", "Be brief."):
                 CachedLanguageModel(endpoint(address, system=system), tmp_path / "a.sqlite").complete(["p"])
         assert (len(server.requests), len(other.requests)) == (2, 2)
+
+
+def test_answers_from_before_answers_were_begun_keep_their_keys(tmp_path: Path) -> None:
+    model = CachedLanguageModel(recorder := Recorder(), tmp_path / "a.sqlite")
+    model.next_token_scores(["p"], ["A", "B"])
+    asked = {"kind": "ScoreQuestion", "model": recorder.identity(), "question": {"candidates": ["A", "B"]}}
+    key = hashlib.sha256(f'{json.dumps(asked, sort_keys=True)}\n"p"'.encode()).hexdigest()
+    with closing(sqlite3.connect(tmp_path / "a.sqlite")) as database:
+        assert database.execute("SELECT key FROM answers").fetchall() == [(key,)]
 
 
 def test_a_failed_run_goes_on_with_what_is_missing(server: OpenAIServer, tmp_path: Path) -> None:
@@ -914,6 +965,44 @@ def test_the_chat_template_wraps_system_message_and_prompt() -> None:
     scores = model.next_token_scores(["the paper"], ["A", "B"])
     tokens = word_ids("better is novel which the paper :")
     np.testing.assert_allclose(scores[0], log_probabilities(network(), tokens)[[2, 3]], atol=1e-5)
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_an_answer_that_is_begun_is_gone_on_with(chat: bool) -> None:
+    tokenizer = word_tokenizer()
+    if chat:
+        tokenizer.chat_template = (
+            "{% for message in messages %}{{ message.role == 'user' and 'which' or 'better' }} {{ message.content }} "
+            "{% endfor %}{% if add_generation_prompt %}better{% endif %}"
+        )
+    model = LocalLanguageModel(network(), tokenizer, name="chat", chat_template=chat, system="is novel")
+    scores = model.next_token_scores(["the paper", "paper"], ["B", "A"], answer_begins=":")
+    for row, prompt in zip(scores, ("the paper", "paper"), strict=True):
+        text = f"better is novel which {prompt} better :" if chat else f"is novel {prompt} :"
+        np.testing.assert_allclose(row, log_probabilities(network(), word_ids(text))[[3, 2]], atol=1e-5)
+
+
+def byte_tokenizer(*merges: tuple[str, str]) -> PreTrainedTokenizerFast:
+    symbols = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    tokenizer = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(symbols)}, merges=list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def test_the_tokens_of_answers_are_those_after_a_space() -> None:
+    space = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"  # how byte-level tokenizers write it
+    for merges, expected in (
+        ([], ["A", "B"]),
+        ([(space, "A"), (space, "B")], [f"{space}A", f"{space}B"]),
+        ([(":", space)], ["A", "B"]),
+    ):
+        tokenizer = byte_tokenizer(*merges)
+        assert tokenizer.convert_ids_to_tokens(answer_tokens(tokenizer, "Winner:", ["A", " B"])) == expected
+    for candidates in (["A", "AB"], ["A", "A"]):
+        with pytest.raises(ValueError, match=f"the answers {', '.join(candidates)} are not one token each"):
+            answer_tokens(byte_tokenizer(), "Winner:", candidates)
+    with pytest.raises(ValueError, match="are not one token each"):
+        answer_tokens(byte_tokenizer((space, "A")), "Winner:", ["A", "B"])
 
 
 def test_without_template_the_system_text_precedes_the_prompt() -> None:

@@ -267,6 +267,35 @@ def test_budgets_too_small_for_a_fit_without_penalty_are_left_out(
     assert "pairwise/M380/mean" in found.metrics
 
 
+def test_answers_without_a_fit_are_reported_all_the_same(
+    server: OpenAIServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The longer text wins always: the strengths without a penalty are not finite.
+    papers = listed(tmp_path / "list.json", {"Poster": 8, "Reject": 14})
+    options: dict[str, Any] = {"data": "real", "papers": papers, "num_papers": None, "penalty": 0.0}
+
+    def prefer_longer(request: Request) -> Reply:
+        if "### Manuscript A" not in prompt_of(request):
+            return answer(request)
+        first, second = (text.count("word ") for text in prompt_of(request).split("### Manuscript ")[1:])
+        return says(f"Winner: {'A' if first > second else 'B'}")
+
+    server.respond = prefer_longer
+    found = table(tmp_path, server, **options, comparisons=None)
+    found.check()
+    assert "no ranking by the comparisons of CoRL 2023: without a penalty the strengths are not finite" in caplog.text
+    assert found.metrics["judge/comparisons"] == 462
+    assert {"human", "rating", "random"} <= set(found.tables["venue"].index)
+    assert "pairwise" not in found.tables["venue"].index
+    assert not any(name.startswith(("pairwise/", "pairwise_minus")) for name in found.metrics)
+
+
+def test_pairs_that_cannot_be_fitted_are_refused_before_a_call(server: OpenAIServer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="without a penalty the strengths are not finite"):
+        table(tmp_path, server, comparisons=10, penalty=0.0)
+    assert server.requests == []
+
+
 def test_a_list_without_tiers_has_no_table_of_them(server: OpenAIServer, tmp_path: Path) -> None:
     papers = listed(tmp_path / "list.json", {"Accept": 8, "Reject": 14})
     # Nor does it state areas.
@@ -295,6 +324,11 @@ def test_answers_by_next_token_bring_a_rating_almost_without_ties(server: OpenAI
     assert found.metrics["rating_expected/unusable"] == 0
     assert found.metrics["rating/tie_share"] == 1.0
     assert found.metrics["rating_expected/tie_share"] < 0.3
+    assert found.metrics["judge/mass"] == pytest.approx(1.0)
+    assert found.metrics["rating_expected/mass"] == pytest.approx(0.9)
+    rated = found.tables["rating_expected"]
+    assert len(rated) == 20
+    np.testing.assert_allclose(rated["mass"], 0.9)
     low, high = found.intervals["pairwise_minus_rating_expected/mean"]
     assert low <= found.metrics["pairwise_minus_rating_expected/mean"] <= high
     rows = found.tables["venue"]["mean"]

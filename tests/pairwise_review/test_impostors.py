@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,12 @@ import numpy as np
 import pytest
 
 from iclr_repro import command_line
+from iclr_repro.core._language_model_base import Answer, BaseLanguageModel, OnAnswer, Question, Usage, ignore_answer
 from iclr_repro.core.claims import ExperimentResults, Results, Values, claims_of, judge
 from iclr_repro.core.experiment import build
 from iclr_repro.pairwise_review import claims
-from iclr_repro.pairwise_review.experiments import _judged, replay
+from iclr_repro.pairwise_review.data import read_paperlist
+from iclr_repro.pairwise_review.experiments import _judged, replay, venues
 from support import bare_run
 
 HEADLINE = {claim.id for claim in claims_of(claims) if claim.headline}
@@ -194,6 +199,126 @@ def test_only_a_language_model_that_answers_decides_real_venues(change: dict[str
     tables = {name: ExperimentResults(name, table, data="real") for name in ("corl_table", "iclr2023_table")}
     found = {one.claim.id: one.check.verdict for one in judge(claims_of(claims), Results(tables), "paper")}
     assert found["C3p"] == verdict
+
+
+def venue_list(path: Path, *, seed: int, n: int = 240) -> str:
+    """A venue in the form of the real lists: the longer a text the better, and the likelier cited and accepted.
+
+    The best papers share a few institutions and, each in its area, most of their words.
+    """
+    rng = np.random.default_rng(seed)
+    quality = rng.permutation(n)
+    rows = []
+    for index, rank in enumerate(quality.tolist()):
+        share = rank / n
+        humans = share + 0.6 * rng.standard_normal() > 0.9
+        common = [f"area{index % 5}word{k}" for k in range(12)]
+        own = [f"own{rng.integers(300)}" for _ in range(12)]
+        words = [common[k] if rng.random() < share else own[k] for k in range(12)]
+        institute = rng.integers(3) if rng.random() < share else rng.integers(3, 60)
+        rows.append(
+            {
+                "id": f"p{index}",
+                "title": f"Paper {rank:04d}",
+                "abstract": " ".join(words),
+                "status": "Poster" if humans else "Reject",
+                "rating": "5",
+                "gs_citation": int(np.expm1(1.0 + 3.0 * share + 0.3 * rng.standard_normal())),
+                "aff_unique_norm": f"Institute {institute}",
+            }
+        )
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+def rank_of(text: str) -> int:
+    return int(text.split("Title: Paper ")[1][:4])
+
+
+class StandIn(BaseLanguageModel):
+    """Compares by the rank that the titles state, by a coin, or by position."""
+
+    def __init__(self, kind: str) -> None:
+        self.name, self.usage, self.kind = kind, Usage(), kind
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": self.name}
+
+    def answer(self, prompts: Sequence[str], question: Question, on_answer: OnAnswer = ignore_answer) -> list[Answer]:
+        preferred = []
+        for prompt in prompts:
+            first, second = prompt.split("### Manuscript ")[1:]
+            coin = zlib.crc32(prompt.encode()) % 2 == 0
+            preferred.append({"reads": rank_of(first) > rank_of(second), "coin": coin, "first": True}[self.kind])
+        return [Answer(scores=(-0.01, -np.inf) if prefer else (-np.inf, -0.01)) for prefer in preferred]
+
+
+def judged_tables(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> Results:
+    """Tables of generated venues, judged by a model that reads the papers, tosses coins or always says A."""
+    monkeypatch.setattr(_judged, "load_language_model", lambda spec, **options: StandIn(kind))
+    monkeypatch.setattr(venues, "_budgets", lambda num: [240, 960, num])
+    settings = command_line.checked_settings(command_line.compose(["paper=pairwise_review"]))["experiments"]
+    tables = {}
+    for seed, name in enumerate(("corl_table", "iclr2024_table")):
+        changes = {
+            "data": "real",
+            "papers": venue_list(folder / f"{name}.json", seed=seed),
+            "judge": "openai:stand-in",
+            "answering": "next_token",
+            "comparisons": 3000,
+            "rate": False,
+            "draws": 100,
+        }
+        (folder / name).mkdir()
+        found = build(name, {**settings["corl_table"], **changes}).run(bare_run(folder / name))
+        values = {
+            metric: Values(metric, np.array([value], dtype=np.float64), interval=found.intervals.get(metric))
+            for metric, value in found.metrics.items()
+        }
+        tables[name] = ExperimentResults(name, values, data="real")
+    return Results(tables)
+
+
+def on_real_venues(results: Results) -> dict[str, str]:
+    ours = [claim for claim in claims_of(claims) if claim.id in ("C5p", "C8p", "C10p", "C11p")]
+    return {one.claim.id: one.check.verdict for one in judge(ours, results, "paper")}
+
+
+def test_a_judge_that_reads_passes_the_claims_on_real_venues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = [replace(paper, id=f"t{paper.id}") for paper in read_paperlist(venue_list(tmp_path / "train.json", seed=9))]
+    monkeypatch.setattr(venues, "load_papers", lambda venue, find: train if venue == "iclr2017" else [])
+    results = judged_tables(tmp_path, "reads", monkeypatch)
+    assert on_real_venues(results) == dict.fromkeys(("C5p", "C8p", "C10p", "C11p"), "reproduced")
+    tables = {name: getattr(results, name) for name in ("corl_table", "iclr2024_table")}
+    for table, metric, claim in (
+        ("corl_table", "pairwise/first_to_last/gain", "C5p"),
+        ("iclr2024_table", "pairwise/M240_to_M960/gain", "C5p"),
+        ("corl_table", "pairwise/novelty", "C8p"),
+        ("iclr2024_table", "human/gini", "C8p"),
+        ("corl_table", "pairwise_minus_human/gini/p_value", "C8p"),
+        ("iclr2024_table", "pairwise/overlap_human", "C10p"),
+        ("iclr2024_table", "pairwise/overlap_human/p_value", "C10p"),
+        ("corl_table", "pairwise_minus_text/spearman_citations", "C11p"),
+    ):
+        bad = Values(metric, np.array([np.nan]), interval=(np.nan, np.nan))
+        changed = ExperimentResults(table, {**tables[table].metrics, metric: bad}, data="real")
+        assert on_real_venues(Results({**tables, table: changed}))[claim] != "reproduced", metric
+
+
+@pytest.mark.parametrize("kind", ["coin", "first"])
+def test_judges_that_do_not_read_fail_the_claims_on_real_venues(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = [replace(paper, id=f"t{paper.id}") for paper in read_paperlist(venue_list(tmp_path / "train.json", seed=9))]
+    monkeypatch.setattr(venues, "load_papers", lambda venue, find: train if venue == "iclr2017" else [])
+    verdicts = on_real_venues(judged_tables(tmp_path, kind, monkeypatch))
+    assert set(verdicts.values()) <= {"not reproduced", "inconclusive"}
+
+
+def test_claims_on_real_venues_need_a_language_model() -> None:
+    text = {"judge/is_language_model": Values("x", np.array([0.0]))}
+    tables = {name: ExperimentResults(name, text, data="real") for name in ("corl_table", "iclr2024_table")}
+    assert set(on_real_venues(Results(tables)).values()) == {"not run"}
 
 
 def test_every_headline_claim_is_tested() -> None:

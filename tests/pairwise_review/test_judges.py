@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,14 @@ from iclr_repro.pairwise_review.hf_judge import HFJudge, load_token_counter
 from iclr_repro.pairwise_review.judges import text_reviews
 from iclr_repro.pairwise_review.judging import BaseJudge, Collected
 from iclr_repro.pairwise_review.language_judge import Reading
-from iclr_repro.pairwise_review.prompts import anonymise, estimate_tokens, excerpt, load_template, parse_winner
+from iclr_repro.pairwise_review.prompts import (
+    anonymise,
+    estimate_tokens,
+    excerpt,
+    heading_of,
+    load_template,
+    parse_winner,
+)
 from pairwise_review.cases import papers
 
 
@@ -196,6 +204,28 @@ def test_answers_to_another_prompt_are_asked_again(tmp_path: Path) -> None:
     assert reused(judge(), those) == reused(judge(budget=2), those) == rows  # all of them are kept
 
 
+def test_all_that_a_local_judge_is_asked_with_tells_its_answers_apart(tmp_path: Path) -> None:
+    plain, those = rebuilt(chat=True), papers(3)
+    usual: dict[str, Any] = {"name": "model", "swap": False, "least_mass": 0.0, "chat_template": False}
+    others: list[dict[str, Any]] = [
+        {"name": "another"},
+        {"swap": True},
+        {"least_mass": 0.1},
+        {"chat_template": True},
+        {"reading": Reading(blind=False)},
+        {"reading": Reading(venue="CoRL 2023")},
+        {"reading": Reading(budget=3)},
+    ]
+    judges = [HFJudge(plain._model, plain._tokenizer, **{**usual, **other}) for other in ({}, *others)]
+    reused = [
+        collect(one, those, PairSchedule(3, 0), 6, log=tmp_path / "log.jsonl").reused for one in (*judges, judges[0])
+    ]
+    assert reused == [0] * len(judges) + [6]
+    # How fast it is read changes nothing.
+    faster = HFJudge(plain._model, plain._tokenizer, **usual, batch_size=1, reuse_prefix=False)
+    assert faster.prompt_hashes(those[:1], those[1:2]) == judges[0].prompt_hashes(those[:1], those[1:2])
+
+
 def test_pairs_are_asked_by_their_first_paper(tmp_path: Path) -> None:
     those, schedule, log = papers(9), PairSchedule(9, 0), tmp_path / "log.jsonl"
 
@@ -269,11 +299,14 @@ def test_prob_first_is_the_softmax_of_the_two_letters() -> None:
     those = papers(2)
     judge = HFJudge.untrained(swap=False)
     prefix, suffix = judge._parts(judge._reading.show(those[0]), judge._reading.show(those[1]))
-    ids = torch.tensor([judge._tokens(prefix) + judge._tokens(suffix)])
+    assert suffix.endswith("\nWinner:")
+    ids = torch.tensor([judge._tokens(prefix) + judge._tokens(f"{suffix} ")])  # it has no token " A"
     with torch.inference_mode():
         logits = judge._model(input_ids=ids).logits[0, -1]
-    letters = logits[[judge._tokens("A")[0], judge._tokens("B")[0]]]
-    assert judge.compare(*those).prob_first == pytest.approx(float(letters.softmax(0)[0]), abs=1e-6)
+    letters = [judge._tokens("A")[0], judge._tokens("B")[0]]
+    answer = judge.compare(*those)
+    assert answer.prob_first == pytest.approx(float(logits[letters].softmax(0)[0]), abs=1e-6)
+    assert answer.mass == pytest.approx(float(logits.softmax(0)[letters].sum()), abs=1e-6)
 
 
 CHAT = (
@@ -288,12 +321,13 @@ def test_chat_templates_wrap_the_prompt_and_keep_the_prefix_apart() -> None:
     plain._tokenizer.chat_template = CHAT
 
     def judge(*, reuse: bool) -> HFJudge:
-        return HFJudge(plain._model, plain._tokenizer, name="chat", swap=False, chat_template=True, reuse_prefix=reuse)
+        options = {"swap": False, "chat_template": True, "least_mass": 0.0}
+        return HFJudge(plain._model, plain._tokenizer, name="chat", reuse_prefix=reuse, **options)  # type: ignore[arg-type]
 
     before, after = judge(reuse=True)._parts("one", "two")
     assert before.startswith("<system>You are")
     assert "<user>### Manuscript A\none" in before
-    assert after.endswith("Winner:<a>")
+    assert after.endswith("the better manuscript.<assistant>Winner:")
     first, second = [those[0]] * 3, those[1:]
     reused, whole = (judge(reuse=reuse).compare_many(first, second) for reuse in (True, False))
     assert [a.prob_first for a in reused] == pytest.approx([a.prob_first for a in whole], abs=1e-5)
@@ -305,9 +339,9 @@ def test_chat_templates_wrap_the_prompt_and_keep_the_prefix_apart() -> None:
     plain._model.to(torch.float32)
     rater = judge(reuse=True)
     question = rater._template.rating_by_next_token.replace("{venue}", rater._reading.venue)
-    for paper, rating in zip(those, rater.expected_ratings(those), strict=True):
+    for paper, rating in zip(those, rater.expected_ratings(those).expected, strict=True):
         system = rater._template.system_message(rater._reading.venue)
-        text = f"<system>{system}<user>### Manuscript\n{rater.shown(paper)}\n\n{question}<a>"
+        text = f"<system>{system}<user>### Manuscript\n{rater.shown(paper)}\n\n{question}<assistant>Rating: "
         with torch.inference_mode():
             logits = rater._model(input_ids=torch.tensor([rater._tokens(text)])).logits[0, -1]
         digits = logits[[rater._tokens(str(digit))[0] for digit in range(1, 10)]].softmax(0)
@@ -315,6 +349,108 @@ def test_chat_templates_wrap_the_prompt_and_keep_the_prefix_apart() -> None:
     # A head without weights cannot tell A from B.
     plain._model.get_output_embeddings().weight.data.zero_()
     assert [(a.prefer_first, a.prob_first) for a in judge(reuse=True).compare_many(first, second)] == [(None, 0.5)] * 3
+
+
+def with_head(judge: HFJudge, logits: dict[str, float]) -> None:
+    """Give a judge's model these logits for characters whatever it reads, 0 for all others."""
+    import torch
+
+    head = judge._model.get_output_embeddings()
+    head.weight.data.zero_()
+    head.bias = torch.nn.Parameter(torch.zeros(head.weight.shape[0]))
+    for character, logit in logits.items():
+        head.bias.data[judge._tokens(character)[0]] = logit
+
+
+@pytest.mark.parametrize("swap", [True, False])
+def test_an_answer_that_is_no_letter_is_unreadable(swap: bool) -> None:
+    those = papers(3)
+    judge = HFJudge.untrained(swap=swap, least_mass=0.5)
+    with_head(judge, {"A": 8.0, "B": 7.0})
+    total = np.exp(8) + np.exp(7) + 254
+    answer = judge.compare(*those[:2])
+    assert answer.mass == pytest.approx((np.exp(8) + np.exp(7)) / total)
+    assert answer.prefer_first is (None if swap else True)
+    assert answer.prob_first == (0.5 if swap else pytest.approx(1 / (1 + 1 / np.e)))
+    with_head(judge, {"A": 8.0, "B": 7.0, "T": 9.0})  # "The ..."
+    answer = judge.compare(*those[:2])
+    assert answer.mass == pytest.approx((np.exp(8) + np.exp(7)) / (total + np.exp(9) - 1))
+    assert (answer.prefer_first, answer.prob_first) == (None, None)
+    found = collect(judge, those, PairSchedule(3, 0), 6)
+    assert (found.comparisons, found.unreadable) == (0, 6)
+    assert found.mass == pytest.approx(answer.mass)
+
+
+def test_a_rating_that_is_no_digit_is_unreadable() -> None:
+    those = papers(2)
+    judge = HFJudge.untrained(least_mass=0.5)
+    with_head(judge, {"6": 9.0, "7": 9.0})
+    found = judge.expected_ratings(those)
+    # The seven other digits have a probability, too.
+    assert found.expected == pytest.approx([6.5] * 2, abs=0.01)
+    assert found.mass == pytest.approx([(2 * np.exp(9) + 7) / (2 * np.exp(9) + 254)] * 2)
+    with_head(judge, {"6": 9.0, "7": 9.0, "I": 10.0})
+    found = judge.expected_ratings(those)
+    assert np.isnan(found.expected).all()
+    assert (found.mass > 0.4).all()
+    assert (found.mass < 0.5).all()
+
+
+def rebuilt(*, merges: Sequence[tuple[str, str]] = (), begins: bool = False, chat: bool = False) -> HFJudge:
+    """An untrained judge whose tokenizer has further tokens, or one of beginning that it writes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    symbols = ["<s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    backend = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=list(merges)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if begins:
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    tokenizer.chat_template = CHAT if chat else None
+    sizes = {"vocab_size": len(symbols), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, max_position_embeddings=8192))
+    return HFJudge(model, tokenizer, name="rebuilt", swap=False, chat_template=chat, least_mass=0.0)
+
+
+SPACE = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"  # how byte-level tokenizers write it
+
+
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize("merged", [True, False])
+@pytest.mark.parametrize("begins", [True, False])
+def test_the_letter_is_read_where_the_tokenizer_would_write_it(chat: bool, merged: bool, begins: bool) -> None:
+    import torch
+
+    those = papers(2)
+    merges = [(SPACE, letter) for letter in "AB123456789"] if merged else []
+    judge = rebuilt(merges=merges, begins=begins, chat=chat)
+
+    def scores(prompt: str, answers: str) -> torch.Tensor:
+        tokens = judge._tokens(prompt if merged else f"{prompt} ")
+        ids = torch.tensor([[0, *tokens] if begins and not chat else tokens])
+        with torch.inference_mode():
+            logits = judge._model(input_ids=ids).logits[0, -1]
+        letters = [judge._tokens(f" {answer}" if merged else answer)[0] for answer in answers]
+        return logits.softmax(0)[letters]
+
+    one, other = (judge.shown(paper) for paper in those)
+    answer = judge.compare(*those)
+    letters = scores("".join(judge._parts(one, other)), "AB")
+    assert answer.prob_first == pytest.approx(float(letters[0] / letters.sum()), abs=1e-6)
+    assert answer.mass == pytest.approx(float(letters.sum()), abs=1e-6)
+    template, venue = judge._template, judge._reading.venue
+    question = template.rating_by_next_token.replace("{venue}", venue)
+    prompt = f"### Manuscript\n{one}\n\n{question}"
+    digits = scores(judge._whole(template.system_message(venue), prompt, "Rating:"), "123456789")
+    expected = float(digits @ torch.arange(1.0, 10.0) / digits.sum())
+    assert judge.expected_ratings(those).expected[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_tokenizer_without_tokens_of_the_letters_is_refused() -> None:
+    with pytest.raises(ValueError, match="the answers A, B are not one token each"):
+        rebuilt(merges=[(SPACE, "A")])
 
 
 def test_close_logits_are_told_apart_in_half_precision() -> None:
@@ -333,7 +469,7 @@ def test_close_logits_are_told_apart_in_half_precision() -> None:
         last_hidden_state=hidden.expand(*input_ids.shape, -1)
     )
     with torch.no_grad():
-        assert float(judge._score([1, 2], [[3]], None)) == pytest.approx(2**-8)
+        assert float(judge._score([1, 2], [[3]], None)[0]) == pytest.approx(2**-8)
 
 
 def test_too_long_prompts_and_bad_options_are_refused() -> None:
@@ -345,6 +481,9 @@ def test_too_long_prompts_and_bad_options_are_refused() -> None:
         HFJudge.untrained(batch_size=0)
     with pytest.raises(ValueError, match="no chat template"):
         HFJudge.untrained(chat_template=True)
+    judge._model.config.final_logit_softcapping = 30.0
+    with pytest.raises(ValueError, match=r"capped has final_logit_softcapping=30\.0, which is not applied"):
+        HFJudge(judge._model, judge._tokenizer, name="capped")
 
 
 # --- what is shown, and what is read
@@ -400,6 +539,66 @@ def test_blinding_keeps_words_that_look_like_names() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        ("Introduction", "introduction"),
+        ("1 Introduction", "introduction"),
+        ("1. Introduction:", "introduction"),
+        ("1 I NTRODUCTION", "introduction"),
+        ("I. INTRODUCTION", "introduction"),
+        ("VI. C ONCLUSION AND F UTURE W ORK", "conclusion and future work"),
+        ("A CKNOWLEDGMENTS", "acknowledgments"),
+        ("ACKNOWLEDGEMENT", "acknowledgement"),
+        ("5 C ONCLUSION", "conclusion"),
+        ("R ELATED W ORK", "related work"),
+        ("3 Our method for pairs", "our method for pairs"),
+        ("3. Ranking by Pairs", "ranking by pairs"),
+        ("III. RANKING BY PAIRS", "ranking by pairs"),
+        ("Results and Discussion", "results and discussion"),
+        ("Our Method", None),
+        ("Stanford University", None),
+        ("We use it", None),
+        ("Results show that", None),
+        ("Introduction of the method", None),
+        ("1. We show that pairs", None),
+        ("1.1 Contributions", None),
+        ("A P ROOFS", None),
+        ("2 Ours 43.1 12.0", None),
+        ("12", None),
+        ("introduction", None),
+        ("", None),
+    ],
+)
+def test_headings_are_told_from_other_short_lines(line: str, title: str | None) -> None:
+    assert heading_of(line) == title
+    assert heading_of(f"  {line} \n") == title
+
+
+@pytest.mark.parametrize(
+    ("introduction", "method", "conclusion", "thanks"),
+    [
+        ("1 Introduction", "2 Our method", "3 Conclusion", "Acknowledgments"),
+        ("1 I NTRODUCTION", "2 O UR M ETHOD", "3 C ONCLUSION", "A CKNOWLEDGMENTS"),
+        ("I. INTRODUCTION", "II. OUR METHOD", "III. CONCLUSION", "ACKNOWLEDGMENT"),
+    ],
+)
+def test_sections_are_found_in_every_style(introduction: str, method: str, conclusion: str, thanks: str) -> None:
+    text = (
+        f"{introduction}\nWhy we do it.\nLarge Language Models\nare slow.\n1.1 Contributions\nMany.\n{method}\n"
+        f"Secret sauce.\n{conclusion}\nIt works.\n{thanks}\nWe thank NSF.\nReferences\n[1] A list."
+    )
+    shown = excerpt(Paper(id="x", title="T", text=text))
+    for part in ("Why we do it.", "are slow.", "Many.", "It works."):
+        assert part in shown
+    for part in ("sauce", "NSF", "list"):
+        assert part not in shown
+    blind = anonymise(f"Begin.\n{text}\n{thanks}\nWe thank NSF again.")
+    assert "NSF" not in blind
+    for part in ("Begin.", "Secret sauce.", "[1] A list."):
+        assert part in blind
+
+
 def test_excerpts_follow_the_order_and_the_budget() -> None:
     text = "Introduction\nWhy we do it.\nMethod\nSecret sauce.\nFigure 1: A curve.\nConclusion\nIt works."
     paper = Paper(id="x", title="T", abstract="An abstract.", text=text, institutions=("MIT",))
@@ -421,7 +620,7 @@ def test_braces_in_a_paper_are_shown_as_they_are() -> None:
     template = load_template()
     prompt = template.comparison("f{x} {venue} {label}", "g", venue="CoRL", answering="next_token")
     assert "f{x} {venue} {label}" in prompt
-    assert prompt.endswith("Winner:")
+    assert prompt.endswith("the better manuscript.")
     assert "Manuscript A" in prompt
     assert "Manuscript B" in prompt
     with pytest.raises(ValueError, match="no version 99"):

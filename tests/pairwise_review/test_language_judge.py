@@ -18,7 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.openai_server import API_KEY, MODEL, OpenAIServer, Reply, Request, error, prompt_of, says
+from core.openai_server import (
+    API_KEY,
+    MODEL,
+    OPENAI_FIELDS,
+    VLLM_FIELDS,
+    OpenAIServer,
+    Reply,
+    Request,
+    error,
+    prompt_of,
+    says,
+)
 from iclr_repro.core.language_model import (
     CachedLanguageModel,
     EndpointLanguageModel,
@@ -26,6 +37,7 @@ from iclr_repro.core.language_model import (
     load_language_model,
 )
 from iclr_repro.pairwise_review import (
+    JudgementLog,
     LanguageModelJudge,
     LanguageModelRater,
     PairSchedule,
@@ -35,7 +47,8 @@ from iclr_repro.pairwise_review import (
     write_batch,
 )
 from iclr_repro.pairwise_review.cost import forecast, price
-from iclr_repro.pairwise_review.language_judge import expected_digit
+from iclr_repro.pairwise_review.judging import judgement_of
+from iclr_repro.pairwise_review.language_judge import expected_digit, expected_ratings
 from iclr_repro.pairwise_review.prompts import load_template
 from pairwise_review.cases import papers
 
@@ -106,6 +119,117 @@ def test_swapped_orders_are_averaged(server: OpenAIServer, tmp_path: Path) -> No
     agreed = judge(server, tmp_path, swap=True).compare(those[2], those[1])
     assert agreed.prefer_first is True
     assert agreed.input_tokens == 200
+
+
+def test_a_next_token_that_is_no_letter_is_unreadable(server: OpenAIServer, tmp_path: Path) -> None:
+    those = papers(3)
+
+    def respond(request: Request) -> Reply:
+        mass = 0.4 if 2 in numbers(prompt_of(request)) else 0.6
+        tops = {"A": np.log(0.75 * mass), " B": np.log(0.25 * mass), "The": np.log(1 - mass)}
+        return says("The", completion_tokens=1, top_logprobs={token: float(p) for token, p in tops.items()})
+
+    server.respond = respond
+    asking = judge(server, tmp_path, answering="next_token")
+    answers = asking.compare_many([those[0], those[0]], [those[1], those[2]])
+    assert [answer.mass for answer in answers] == [pytest.approx(0.6), pytest.approx(0.4)]
+    assert [answer.prob_first for answer in answers] == [pytest.approx(0.75), None]
+    assert [answer.prefer_first for answer in answers] == [True, None]
+    found = collect(asking, those, PairSchedule(3, 0), 6, log=tmp_path / "log.jsonl")
+    assert (found.comparisons, found.unreadable) == (2, 4)
+    assert found.mass == pytest.approx((2 * 0.6 + 4 * 0.4) / 6)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert sorted(row["mass"] for row in rows) == pytest.approx([0.4] * 4 + [0.6] * 2)
+    both = judge(server, tmp_path, answering="next_token", swap=True).compare(those[0], those[1])
+    assert both.prob_first == pytest.approx(0.5)
+    assert both.mass == pytest.approx(0.6)
+    lenient = judge(server, tmp_path, answering="next_token", least_mass=0.3)
+    assert lenient.compare(those[0], those[2]).prob_first == pytest.approx(0.75)
+
+
+def test_a_next_token_is_that_of_an_answer_that_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", API_KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    those = papers(2)
+    with OpenAIServer(prefer_larger, known_fields=OPENAI_FIELDS | VLLM_FIELDS) as vllm:
+        for continued in (True, False):
+            asking = model(vllm, tmp_path, continue_final_message=continued)
+            LanguageModelJudge(asking, answering="next_token").compare(*those)
+            vllm.respond = lambda _: says("6", completion_tokens=1, top_logprobs={"6": -0.1})
+            assert expected_ratings(asking, those, reading=Reading()).expected.tolist() == [6.0, 6.0]
+            vllm.respond = prefer_larger
+    for begun, request in zip(["Winner:", "Rating:", "Rating:"], vllm.requests[:3], strict=True):
+        assert request["messages"][-1] == {"role": "assistant", "content": begun}
+        assert not prompt_of(request).endswith(begun)
+    for begun, request in zip(["Winner:", "Rating:", "Rating:"], vllm.requests[3:], strict=True):
+        assert request["messages"][-1]["role"] == "user"
+        assert prompt_of(request).endswith(f"\n{begun}")
+
+
+def test_all_that_a_model_is_asked_with_tells_its_answers_apart(server: OpenAIServer, tmp_path: Path) -> None:
+    usual: dict[str, Any] = {"answering": "next_token"}
+    others: list[dict[str, Any]] = [
+        {"answering": "text"},
+        {"answering": "text", "max_tokens": 50},
+        {"answering": "text", "swap": True},
+        {"swap": True},
+        {"candidates": ("B", "A")},
+        {"least_mass": 0.1},
+        {"reading": Reading(blind=False)},
+        {"reading": Reading(venue="CoRL 2023")},
+        {"reading": Reading(budget=3)},
+    ]
+    asking = EndpointLanguageModel(MODEL, server.base_url)
+    judges = [LanguageModelJudge(asking, **{**usual, **other}) for other in ({}, *others)]
+    options: dict[str, Any]
+    for options in (
+        {"model": "another"},
+        {"base_url": "http://127.0.0.1:1/v1"},
+        {"system": "Be brief."},
+        {"continue_final_message": True},
+    ):
+        where: dict[str, Any] = {"model": MODEL, "base_url": server.base_url, **options}
+        judges.append(LanguageModelJudge(EndpointLanguageModel(**where), **usual))
+    # An answer by text has no mass, and one by next token no length.
+    for options in ({"answering": "text", "least_mass": 0.1}, {"max_tokens": 50}):
+        judges.append(LanguageModelJudge(asking, **{**usual, **options}))
+    those = papers(2)
+    hashes = [one.prompt_hashes(those[:1], those[1:])[0] for one in judges]
+    assert len(set(hashes)) == len(judges) - 2
+    assert hashes[-2:] == [hashes[1], hashes[0]]
+    how: dict[str, Any]
+    for how in ({"max_concurrency": 1}, {"timeout_s": 1.0}, PRICES):
+        again = LanguageModelJudge(EndpointLanguageModel(MODEL, server.base_url, **how), **usual)
+        assert again.prompt_hashes(those[:1], those[1:])[0] == hashes[0]
+    assert server.requests == []
+
+
+def test_a_row_of_the_log_is_the_whole_answer(server: OpenAIServer, tmp_path: Path) -> None:
+    those, log = papers(3), tmp_path / "log.jsonl"
+    server.respond = lambda request: (
+        says("Hm.") if "no readable decision" not in prompt_of(request) else prefer_larger(request)
+    )
+    asking = judge(server, tmp_path)
+    first, second = [those[2]], [those[1]]
+    [answer] = asking.compare_many(first, second)
+    JudgementLog(log).append(asking, first, second, [answer])
+    [row] = JudgementLog(log).rows()
+    assert row == {
+        "id_first": "p2",
+        "id_second": "p1",
+        "judge": asking.name,
+        "prompt_sha256": asking.prompt_hashes(first, second)[0],
+        "prefer_first": True,
+        "prob_first": None,
+        "mass": None,
+        "raw": "Hm.\n---\nSome reasons.\nWinner: A",
+        "input_tokens": 200,
+        "output_tokens": 20,
+        "cost_usd": pytest.approx(400e-6),
+        "cached": False,
+        "asked_again": True,
+    }
+    assert judgement_of(row) == answer
 
 
 def test_unreadable_answers_are_asked_once_more_excluded_and_reported(server: OpenAIServer, tmp_path: Path) -> None:
@@ -262,8 +386,13 @@ def test_the_expected_rating_is_over_the_digits() -> None:
     scores = np.full((3, 9), -np.inf)
     scores[0, 3] = np.log(0.001)
     scores[1, [5, 8]] = np.log([0.2, 0.1])
-    assert expected_digit(scores)[:2] == pytest.approx([4.0, (2 * 6 + 9) / 3])
-    assert np.isnan(expected_digit(scores)[2])
+    found = expected_digit(scores, least_mass=0.0)
+    assert found.expected[:2] == pytest.approx([4.0, (2 * 6 + 9) / 3])
+    assert np.isnan(found.expected[2])
+    assert found.mass == pytest.approx([0.001, 0.3, 0.0])
+    assert np.isnan(expected_digit(scores).expected).all()  # less than half of the mass is on digits
+    scores[1, 0] = np.log(0.3)
+    assert expected_digit(scores).expected[1] == pytest.approx((2 * 6 + 9 + 3) / 6)
 
 
 def test_ratings_take_four_calls_a_paper(server: OpenAIServer, tmp_path: Path) -> None:

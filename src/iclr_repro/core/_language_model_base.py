@@ -52,9 +52,10 @@ class UnusableAnswersError(LanguageModelError):
 
 @dataclass(frozen=True)
 class ScoreQuestion:
-    """Asks for the log-probability of each candidate as the next token."""
+    """Asks for the log-probability of each candidate as the next token of an answer that begins with a given text."""
 
     candidates: tuple[str, ...]
+    answer_begins: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class LanguageModel(Protocol):
     name: str
 
     def next_token_scores(
-        self, prompts: Sequence[str], candidates: Sequence[str]
+        self, prompts: Sequence[str], candidates: Sequence[str], *, answer_begins: str = ""
     ) -> Float64[np.ndarray, "prompts candidates"]: ...
 
     def complete(
@@ -158,7 +159,7 @@ class BaseLanguageModel(ABC):
         """
 
     def next_token_scores(
-        self, prompts: Sequence[str], candidates: Sequence[str]
+        self, prompts: Sequence[str], candidates: Sequence[str], *, answer_begins: str = ""
     ) -> Float64[np.ndarray, "prompts candidates"]:
         """Score the candidates as the next token after each prompt, without sampling.
 
@@ -170,6 +171,8 @@ class BaseLanguageModel(ABC):
         Args:
             prompts: texts; may be none, which gives shape [0, candidates].
             candidates: different texts, at least one.
+            answer_begins: text that the model has "said" already, e.g. "Winner:"; "" for none. How it is put in the
+                model's mouth is stated by each back-end.
 
         Returns:
             natural logarithms, at most 0; -inf where a back-end does not see the candidate.
@@ -180,7 +183,7 @@ class BaseLanguageModel(ABC):
         """
         if not candidates or len(set(candidates)) < len(candidates):
             raise ValueError(f"candidates must be different texts, at least one: got {list(candidates)}")
-        answers = self.answer(prompts, ScoreQuestion(tuple(candidates)))
+        answers = self.answer(prompts, ScoreQuestion(tuple(candidates), answer_begins))
         return np.array([answer.scores for answer in answers], dtype=np.float64).reshape(len(prompts), len(candidates))
 
     def complete(

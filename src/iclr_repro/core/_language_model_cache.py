@@ -102,7 +102,10 @@ class CachedLanguageModel(BaseLanguageModel):
     def _keys(self, prompts: Sequence[str], question: Question) -> list[str]:
         if not prompts:
             return []
-        asked = {"model": self._model.identity(), "kind": type(question).__name__, "question": asdict(question)}
+        fields = asdict(question)
+        if not fields.get("answer_begins"):
+            fields.pop("answer_begins", None)  # answers from before there was this field keep their keys
+        asked = {"model": self._model.identity(), "kind": type(question).__name__, "question": fields}
         shared = json.dumps(asked, sort_keys=True, allow_nan=False)
         return [hashlib.sha256(f"{shared}\n{json.dumps(prompt)}".encode()).hexdigest() for prompt in prompts]
 

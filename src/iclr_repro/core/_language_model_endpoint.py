@@ -43,6 +43,8 @@ class EndpointLanguageModel(BaseLanguageModel):
     begins with it, white space around both left aside, and for none if several do; the probabilities of a candidate's
     tokens are added. So "A" and " A" both count for "A". A candidate without a token among the 20 scores -inf, even
     if all do. Candidates of one token, such as letters, give what `LocalLanguageModel` gives; longer ones only about.
+    What the answer begins with is the last line of the user message, or, with `continue_final_message`, the beginning
+    of the assistant's.
 
     `complete` sends a schema as strict `response_format` and validates what comes back. After ten answers that cannot
     be used, and none that can, it gives up instead of paying on.
@@ -62,6 +64,7 @@ class EndpointLanguageModel(BaseLanguageModel):
         max_concurrency: int = 8,
         max_retries: int = 5,
         timeout_s: float = 120.0,
+        continue_final_message: bool = False,
         price_per_million_input: float | None = None,
         price_per_million_output: float | None = None,
     ) -> None:
@@ -76,6 +79,8 @@ class EndpointLanguageModel(BaseLanguageModel):
             max_concurrency: requests under way at once, at least 1.
             max_retries: repetitions of a failed request, at least 0.
             timeout_s: seconds to wait for an answer, each time.
+            continue_final_message: the server goes on with an assistant message that is begun for it, by the fields
+                `continue_final_message` and `add_generation_prompt` of the request (vLLM does, OpenAI refuses them).
             price_per_million_input: dollars per million input tokens; None leaves costs unknown.
             price_per_million_output: the same for output tokens; given together or not at all.
 
@@ -102,11 +107,13 @@ class EndpointLanguageModel(BaseLanguageModel):
         self._max_concurrency = max_concurrency
         self._max_retries = max_retries
         self._timeout_s = timeout_s
+        self._continue_final_message = continue_final_message
         self._prices = (price_per_million_input, price_per_million_output)
 
     def identity(self) -> dict[str, Any]:
-        """Endpoint, model and system message."""
-        return {"endpoint": self._base_url, "model": self.name, "system": self._system}
+        """Endpoint, model and system message, and whether answers are begun in the assistant's message."""
+        continued = {"continue_final_message": True} if self._continue_final_message else {}
+        return {"endpoint": self._base_url, "model": self.name, "system": self._system, **continued}
 
     def cost_usd(self, input_tokens: int, output_tokens: int) -> float | None:
         """Price tokens in dollars; None without prices. For a forecast as well as for the bill.
@@ -178,9 +185,15 @@ class EndpointLanguageModel(BaseLanguageModel):
     async def _ask(self, client: Any, index: int, prompt: str, question: Question) -> Answer:
         openai = require("openai")
         messages = [{"role": "system", "content": self._system}] if self._system else []
-        messages.append({"role": "user", "content": prompt})
+        parameters = _parameters(question)
+        begins = question.answer_begins if isinstance(question, ScoreQuestion) else ""
+        if begins and self._continue_final_message:
+            messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": begins}]
+            parameters["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
+        else:
+            messages.append({"role": "user", "content": f"{prompt}\n{begins}" if begins else prompt})
         try:
-            reply = await client.chat.completions.create(model=self.name, messages=messages, **_parameters(question))
+            reply = await client.chat.completions.create(model=self.name, messages=messages, **parameters)
         except (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError) as error:
             # Without its cause, since messages of the client and of the endpoint may quote the key.
             raise LanguageModelError(self._explain(error, index).replace(client.api_key, "***")) from None

@@ -49,7 +49,9 @@ class LocalLanguageModel(BaseLanguageModel):
 
     `next_token_scores` takes the first token of each candidate as the tokenizer encodes it alone. Whether that needs a
     leading space depends on the tokenizer and on how the prompt ends: after "Winner:", byte-level tokenizers such as
-    GPT-2's go on with " A"; after a chat template the answer begins with "A".
+    GPT-2's go on with " A"; after a chat template the answer begins with "A". With `answer_begins` it does not matter:
+    the answer goes on with a space and the candidate, of one token, see `answer_tokens`. The beginning is that of the
+    assistant's message where the chat template is used, else a line after the prompt.
 
     `complete` decodes plainly: the most probable token, or a draw from softmax(logits / temperature), whatever
     sampling defaults come with the model. A draw depends on seed and prompt only. With a schema, the prompt is
@@ -171,7 +173,7 @@ class LocalLanguageModel(BaseLanguageModel):
             self._check_lengths(batch, tokens, question)
             with torch.inference_mode():
                 if isinstance(question, ScoreQuestion):
-                    found = self._score(tokens, self._first_tokens(question.candidates))
+                    found = self._score(tokens, self._candidate_tokens(question))
                 else:
                     found = self._generate(tokens, [prompts[index] for index in batch], question)
             for index, answer in zip(batch, found, strict=True):
@@ -187,17 +189,31 @@ class LocalLanguageModel(BaseLanguageModel):
                 f"Answer with one JSON value that fits this JSON schema, and with nothing else:\n{json.dumps(schema)}"
             )
             prompts = [f"{prompt}\n\n{rule}" for prompt in prompts]
+        begins = question.answer_begins if isinstance(question, ScoreQuestion) else ""
         if self._chat_template:
-            prompts = [self._as_chat(prompt) for prompt in prompts]
-        elif self._system:
-            prompts = [f"{self._system}\n\n{prompt}" for prompt in prompts]
+            prompts = [self._as_chat(prompt, begins) for prompt in prompts]
+        else:
+            before = f"{self._system}\n\n" if self._system else ""
+            after = f"\n{begins}" if begins else ""
+            prompts = [f"{before}{prompt}{after}" for prompt in prompts]
+        if not isinstance(question, ScoreQuestion) or not begins:
+            return self._tokens(prompts)
+        # Encoded with a candidate and cut before it: what stands between the beginning and it is read, too.
+        token = self._candidate_tokens(question)[0]
+        rows = self._tokens([f"{prompt} {question.candidates[0].strip()}" for prompt in prompts])
+        return [row[: len(row) - 1 - row[::-1].index(token)] for row in rows]
+
+    def _tokens(self, prompts: list[str]) -> list[list[int]]:
         tokens: list[list[int]] = self._tokenizer(prompts, add_special_tokens=not self._chat_template)["input_ids"]
         return tokens
 
-    def _as_chat(self, prompt: str) -> str:
+    def _as_chat(self, prompt: str, begins: str) -> str:
         messages = [{"role": "system", "content": self._system}] if self._system else []
         messages.append({"role": "user", "content": prompt})
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        if not begins:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        messages.append({"role": "assistant", "content": begins})
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True))
 
     def _check_lengths(self, batch: list[int], tokens: list[list[int]], question: Question) -> None:
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
@@ -210,6 +226,11 @@ class LocalLanguageModel(BaseLanguageModel):
                     f"prompt {index} has {len(row)} tokens, and up to {num_new} are to be generated; "
                     f"{self.name} holds {context} tokens: shorten the prompt or lower max_tokens"
                 )
+
+    def _candidate_tokens(self, question: ScoreQuestion) -> list[int]:
+        if question.answer_begins:
+            return answer_tokens(self._tokenizer, question.answer_begins, question.candidates)
+        return self._first_tokens(question.candidates)
 
     def _first_tokens(self, candidates: tuple[str, ...]) -> list[int]:
         owners: dict[int, str] = {}
@@ -257,6 +278,24 @@ class LocalLanguageModel(BaseLanguageModel):
             problem = json_problem(text, question, cut_off=end is None)
             answers.append(Answer(text=text, input_tokens=len(row), output_tokens=len(kept), problem=problem))
         return answers
+
+
+def answer_tokens(tokenizer: PreTrainedTokenizerBase, begins: str, answers: Sequence[str]) -> list[int]:
+    """Return the token that each answer is where a text goes on with a space and the answer.
+
+    That is the last token of "<begins> <answer>": " A" for tokenizers that have it, "A" after a token of the space for
+    those that have not.
+
+    Raises:
+        ValueError: the answers differ in more than their last token, or share it.
+    """
+    encoded = [tokenizer(f"{begins} {answer.strip()}", add_special_tokens=False)["input_ids"] for answer in answers]
+    if len({tuple(tokens[:-1]) for tokens in encoded}) > 1 or len({tokens[-1] for tokens in encoded}) < len(encoded):
+        raise ValueError(
+            f"after {begins!r} the answers {', '.join(answers)} are not one token each to the tokenizer "
+            f"{tokenizer.name_or_path!r}: ask for a text instead"
+        )
+    return [tokens[-1] for tokens in encoded]
 
 
 class _GumbelNoise(LogitsProcessor):

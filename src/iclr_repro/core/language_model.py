@@ -27,7 +27,7 @@ from iclr_repro.core._language_model_cache import CachedLanguageModel
 from iclr_repro.core._language_model_endpoint import EndpointLanguageModel
 
 if TYPE_CHECKING:
-    from iclr_repro.core._language_model_local import LocalLanguageModel
+    from iclr_repro.core._language_model_local import LocalLanguageModel, answer_tokens
 
 __all__ = [
     "BaseLanguageModel",
@@ -39,15 +39,16 @@ __all__ = [
     "LocalLanguageModel",
     "UnusableAnswersError",
     "Usage",
+    "answer_tokens",
     "load_language_model",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "LocalLanguageModel":
-        from iclr_repro.core._language_model_local import LocalLanguageModel
+    if name in ("LocalLanguageModel", "answer_tokens"):
+        from iclr_repro.core import _language_model_local
 
-        return LocalLanguageModel
+        return getattr(_language_model_local, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

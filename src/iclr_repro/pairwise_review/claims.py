@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from iclr_repro.core.claims import (
@@ -26,6 +28,8 @@ _HEADLINE = "pairwise/m64"
 _NO_SCALE = "not available"
 _SAME_RANKING = 0.9999  # rank correlation of two fits
 _RATER_SPEARMAN = (0.74, 0.82)  # of the rating judge with the true quality, as measured (sheet F, last line)
+_VENUES = ("corl_table", "emnlp2023_table", "iclr2023_table", "iclr2024_table", "neurips2023_table")
+_SIGNIFICANT = 0.05
 _FEW_UNREADABLE = 0.1  # share of answers that may be unusable where systems are compared: ours
 _SAME_STRENGTH = 1e-4  # largest difference of a strength, or of a probability, between two computations
 
@@ -69,12 +73,36 @@ def comparisons_beat_ratings(r: Results) -> Check:
     )
 
 
-def _was_read(table: ExperimentResults) -> bool:
-    """Whether nearly all comparisons and ratings of a venue had an answer: what an endpoint refuses is no bad paper."""
-    unrated = table["rating/unusable"].mean / table["n"].mean
-    unreadable = table["judge/unreadable"].mean
-    unread = unreadable / (unreadable + table["judge/comparisons"].mean)
-    return bool(unrated <= _FEW_UNREADABLE and unread <= _FEW_UNREADABLE)
+def _judged_venues(r: Results, metric: str) -> list[ExperimentResults]:
+    """The venues of which a language model judged nearly all comparisons, and that have a metric.
+
+    What an endpoint refuses is no bad paper.
+    """
+    tables = [getattr(r, name) for name in _VENUES if name in r]
+    judged = []
+    for table in tables:
+        by_model = table.metrics.get("judge/is_language_model")
+        if by_model is not None and by_model.mean == 1.0 and metric in table.metrics:
+            unreadable = table["judge/unreadable"].mean
+            unread = unreadable / (unreadable + table["judge/comparisons"].mean)
+            if unread <= _FEW_UNREADABLE:
+                judged.append(table)
+    return judged
+
+
+def _counted(name: str, value: float) -> Values:
+    """A number without an error of its own."""
+    return Values(name, np.array([value]), interval=(value, value))
+
+
+def _on_every_venue(holds: list[bool], what: str) -> Check:
+    """Check that something holds on each of at least two venues."""
+    if len(holds) < 2:
+        raise NotRun(
+            f"{len(holds)} venues were judged by a language model that answered at least {1 - _FEW_UNREADABLE:.0%} of "
+            "the questions: two are needed"
+        )
+    return exact(_counted(f"share of {len(holds)} venues where {what}", float(np.mean(holds))), 1.0)
 
 
 @claim(
@@ -86,13 +114,9 @@ def _was_read(table: ExperimentResults) -> bool:
 )
 def comparisons_beat_ratings_on_real_venues(r: Results) -> Check:
     """With a real language model, mean citations by comparisons exceed those by ratings on at least two venues."""
-    names = ("corl_table", "emnlp2023_table", "iclr2023_table", "iclr2024_table", "neurips2023_table")
     better = []
-    for table in (getattr(r, name) for name in names if name in r):
-        by_model = table.metrics.get("judge/is_language_model")
-        if by_model is None or by_model.mean != 1.0 or "pairwise_minus_rating/mean" not in table.metrics:
-            continue
-        if _was_read(table):
+    for table in _judged_venues(r, "pairwise_minus_rating/mean"):
+        if table["rating/unusable"].mean / table["n"].mean <= _FEW_UNREADABLE:
             difference = table["pairwise_minus_rating/mean"]
             better.append(bool(difference.interval and difference.interval[0] > 0))
     if len(better) < 2:
@@ -100,8 +124,7 @@ def comparisons_beat_ratings_on_real_venues(r: Results) -> Check:
             f"{len(better)} venues were judged and rated by a language model that answered at least "
             f"{1 - _FEW_UNREADABLE:.0%} of the questions: two are needed"
         )
-    count = float(sum(better))
-    return at_least(Values("venues where comparisons are better", np.array([count]), interval=(count, count)), 2)
+    return at_least(_counted("venues where comparisons are better", float(sum(better))), 2)
 
 
 @claim(id="C4", headline=True, source="Fig. 1, on real LLM outputs", paper=_NO_SCALE, data="real")
@@ -123,6 +146,25 @@ def more_comparisons_help(r: Results) -> Check:
             for one in (4, 8, 16)
         )
     )
+
+
+@claim(
+    id="C5p",
+    source="Fig. 2",
+    paper="mean citations rise from 10^3 to 10^6 comparisons",
+    scales=("paper",),
+    data="real",
+)
+def more_comparisons_help_on_real_venues(r: Results) -> Check:
+    """On every real venue mean citations rise with comparisons, and no step lowers them by more than its error."""
+    holds = []
+    for table in _judged_venues(r, "pairwise/first_to_last/gain"):
+        steps = [values for name, values in table.metrics.items() if re.fullmatch(r"pairwise/M\d+_to_M\d+/gain", name)]
+        whole = table["pairwise/first_to_last/gain"]
+        monotone = all(step.interval is not None and step.interval[1] >= 0 for step in steps)
+        # Or else a curve that stays where it is would do.
+        holds.append(bool(monotone and whole.interval and whole.interval[0] > 0))
+    return _on_every_venue(holds, "citations rise with comparisons")
 
 
 @claim(id="C6", source="not in the paper", paper=_NO_SCALE)
@@ -159,6 +201,30 @@ def biased_judges_lower_novelty_and_raise_concentration(r: Results) -> Check:
     )
 
 
+@claim(
+    id="C8p",
+    source="Figs. 5 and 6",
+    paper="novelty significantly lower, Gini significantly higher",
+    scales=("paper",),
+    data="real",
+)
+def language_models_lower_novelty_and_raise_concentration(r: Results) -> Check:
+    """On every real venue the accepted set is less novel and more concentrated than the human one, on two clearly."""
+    tables = _judged_venues(r, "pairwise/gini")
+    lower = [t["pairwise/novelty"].mean < t["human/novelty"].mean for t in tables]
+    higher = [t["pairwise/gini"].mean > t["human/gini"].mean for t in tables]
+    # The direction alone would be a coin's in one of four venues.
+    significant = [
+        all(t[f"pairwise_minus_human/{measure}/p_value"].mean <= _SIGNIFICANT for measure in ("novelty", "gini"))
+        for t in tables
+    ]
+    return all_of(
+        _on_every_venue(lower, "novelty is lower"),
+        _on_every_venue(higher, "the Gini coefficient is higher"),
+        at_least(_counted("venues where both are significant", float(sum(significant))), 2),
+    )
+
+
 @claim(id="C9", source="area control", paper="area mix equals the human one", scales=("smoke", "cpu", "paper"))
 def area_control_restores_the_mix(r: Results) -> Check:
     """With area control the accepted counts of every area equal the human ones."""
@@ -172,6 +238,20 @@ def overlap_with_humans_is_between_chance_and_one(r: Results) -> Check:
     return all_of(more_than(above, 0.0), at_most(r.selection[f"{_HEADLINE}/overlap_human"], 1.0 - 1e-9))
 
 
+@claim(id="C10p", source="Table 1", paper="41.0 % on ICLR 2024", scales=("paper",), data="real")
+def overlap_with_humans_on_iclr_2024(r: Results) -> Check:
+    """On ICLR 2024 the accepted set shares 30 to 50 % with the human one, significantly more than chance."""
+    tables = [t for t in _judged_venues(r, "pairwise/overlap_human") if t.name == "iclr2024_table"]
+    if not tables:
+        raise NotRun("ICLR 2024 was not judged by a language model that answered nearly all questions")
+    overlap, p = (tables[0][f"pairwise/overlap_human{end}"].mean for end in ("", "/p_value"))
+    # About 31 % were accepted, so that chance alone is within the bounds.
+    return all_of(
+        within(_counted("overlap", overlap), 0.3, 0.5),
+        at_most(_counted("p of as large an overlap by chance", p), _SIGNIFICANT),
+    )
+
+
 @claim(id="C11", source="ours", paper=_NO_SCALE, data="real")
 def a_cheap_real_judge_finds_impact(r: Results) -> Check:
     """A text regression learnt on ICLR 2017 ranks ICLR 2018 with Spearman >= 0.15, its top 36 % gaining >= 0.35."""
@@ -179,6 +259,16 @@ def a_cheap_real_judge_finds_impact(r: Results) -> Check:
         at_least(r.text_judge["text/spearman"], 0.15),
         at_least(r.text_judge["selected_minus_population/log_mean"], 0.35),
     )
+
+
+@claim(id="C11p", source="ours", paper=_NO_SCALE, scales=("paper",), data="real")
+def a_language_model_finds_impact_as_the_cheap_judge_does(r: Results) -> Check:
+    """On CoRL 2023 comparisons by a language model follow citations at least as well as the text regression."""
+    metric = "pairwise_minus_text/spearman_citations"
+    tables = [table for table in _judged_venues(r, metric) if table.name == "corl_table"]
+    if not tables:
+        raise NotRun("CoRL 2023 was not judged by a language model that answered nearly all questions")
+    return at_least(tables[0][metric], 0.0)
 
 
 @claim(id="C12", source="App. B.2, Table 3", paper="about $1,350 for 3 M comparisons", scales=("smoke", "cpu", "paper"))

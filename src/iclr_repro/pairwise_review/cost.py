@@ -101,7 +101,7 @@ def forecast(
     check_papers(papers, need_text=True)
     template, count = load_template(reading.template_version), reading.count_tokens
     venue = reading.venue
-    rest = template.system_message(venue) + template.comparison("", "", venue=venue, answering=answering)
+    rest = template.question_of(venue, answering)
     if again:
         rest += f"\n\n{template.again}"
     tokens = np.array([count(reading.show(paper)) for paper in papers])
@@ -167,7 +167,7 @@ def forecast_expected_ratings(
     """
     check_papers(papers, need_text=True)
     template, count = load_template(reading.template_version), reading.count_tokens
-    rest = count(template.system_message(reading.venue)) + count(template.rating_by_next_token)
+    rest = count(f"{template.system_message(reading.venue)}\n{template.rating_by_next_token}\n{template.rating_begins}")
     return price(
         len(papers),
         rest + sum(count(reading.show(paper)) for paper in papers) / max(len(papers), 1),

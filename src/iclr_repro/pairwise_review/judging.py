@@ -31,6 +31,8 @@ class Judgement:
     Attributes:
         prefer_first: whether the paper shown first is preferred; None where the answer could not be read.
         prob_first: the judge's probability of that, where it gives one.
+        mass: of an answer by next token, the probability of all its readable answers together (of both orders, the
+            smaller one); None for other answers.
         raw: what the judge said.
         input_tokens, output_tokens: paid for this comparison, both orders and questions asked again included.
         cost_usd: their price; None where it is unknown.
@@ -40,6 +42,7 @@ class Judgement:
 
     prefer_first: bool | None
     prob_first: float | None = None
+    mass: float | None = None
     raw: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
@@ -129,6 +132,7 @@ class Collected:
         asked: comparisons that were not in the file.
         first_just_read: of these, the ones asked in one call right after another one with the same first paper; a judge
             or a server that keeps prefixes reads that text once for all of them.
+        mass: mean `Judgement.mass` of all answers that have one, unreadable ones included; None without any.
     """
 
     counts: PairCounts
@@ -141,6 +145,7 @@ class Collected:
     cost_usd: float | None
     asked: int
     first_just_read: int
+    mass: float | None
 
 
 class JudgementLog:
@@ -219,6 +224,7 @@ class _Tally:
         self.unreadable = self.asked_again = self.reused = self.input_tokens = self.output_tokens = 0
         self.asked = self.first_just_read = 0
         self.cost_usd: float | None = 0.0
+        self.mass, self.with_mass = 0.0, 0
 
     def add(self, first: np.ndarray, second: np.ndarray, answers: Sequence[Judgement]) -> None:
         read = np.array([answer.prefer_first is not None for answer in answers], dtype=bool)
@@ -230,6 +236,8 @@ class _Tally:
             self.asked_again += answer.asked_again
             self.input_tokens += answer.input_tokens
             self.output_tokens += answer.output_tokens
+            if answer.mass is not None:
+                self.mass, self.with_mass = self.mass + answer.mass, self.with_mass + 1
             if self.cost_usd is not None:
                 self.cost_usd = None if answer.cost_usd is None else self.cost_usd + answer.cost_usd
 
@@ -248,6 +256,7 @@ class _Tally:
             self.cost_usd,
             self.asked,
             self.first_just_read,
+            self.mass / self.with_mass if self.with_mass else None,
         )
 
 

@@ -18,6 +18,7 @@ from iclr_repro.core.language_model import BaseLanguageModel, CachedLanguageMode
 from iclr_repro.pairwise_review.judging import BaseJudge, Judgement
 from iclr_repro.pairwise_review.papers import Paper, check_papers
 from iclr_repro.pairwise_review.prompts import (
+    PROMPT_VERSION,
     TOKEN_BUDGET,
     Answering,
     CountTokens,
@@ -39,6 +40,10 @@ REVIEW_TOKENS = 800
 META_TOKENS = 20
 """Limit of a meta-review."""
 
+LEAST_MASS = 0.5
+"""Of an answer by next token: where its candidates have less probability together, the model says something else, and
+the answer is unreadable (ours)."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -56,7 +61,7 @@ class Reading:
     budget: int = TOKEN_BUDGET
     blind: bool = True
     count_tokens: CountTokens = estimate_tokens
-    template_version: int = 1
+    template_version: int = PROMPT_VERSION
     _shown: dict[Paper, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def show(self, paper: Paper) -> str:
@@ -75,7 +80,8 @@ class LanguageModelJudge(BaseJudge):
 
     By "text" the model may reason and ends with "Winner: A" or "Winner: B". An answer without such a line is asked for
     once more; if that fails too, the preference is None. By "next_token" the probabilities of A and B as the next
-    token decide: prob_first = softmax over {A, B}, and equal ones are no preference, None.
+    token after "Winner:" decide: prob_first = P(A) / (P(A) + P(B)), and equal ones are no preference, None. Where their
+    mass P(A) + P(B) is below `least_mass`, the answer is unreadable, None.
 
     With `swap`, both orders are asked and prob_first is the mean of the two (by text, of two votes; a split vote is
     no preference, None).
@@ -90,6 +96,7 @@ class LanguageModelJudge(BaseJudge):
         swap: bool = False,
         max_tokens: int = ANSWER_TOKENS,
         candidates: tuple[str, str] = ("A", "B"),
+        least_mass: float = LEAST_MASS,
     ) -> None:
         """Make a judge.
 
@@ -100,23 +107,27 @@ class LanguageModelJudge(BaseJudge):
             answering: "text" or "next_token".
             swap: ask both orders.
             max_tokens: limit of an answer by text.
-            candidates: the letters as the model writes them; some tokenizers need (" A", " B").
+            candidates: the letters as the model writes them.
+            least_mass: of a readable answer by next token, 0 to 1.
         """
         self.model, self.reading, self.answering = model, reading or Reading(), answering
-        self.swap, self.max_tokens, self.candidates = swap, max_tokens, candidates
+        self.swap, self.max_tokens, self.candidates, self.least_mass = swap, max_tokens, candidates, least_mass
         self._template = load_template(self.reading.template_version)
         blind = "" if self.reading.blind else ", not blind"
         order = ", both orders" if swap else ""
-        read = f"up to {max_tokens} tokens" if answering == "text" else f"of {candidates[0]!r}, {candidates[1]!r}"
+        by_token = f"of {candidates[0]!r}, {candidates[1]!r}, mass >= {least_mass:g}"
+        read = f"up to {max_tokens} tokens" if answering == "text" else by_token
         self.name = f"{model.name}({answering} {read}, prompt {self._template.version}{order}{blind})"
-        self.question = self._template.question_of(self.reading.venue, answering)
+        # The name of a model says neither where it is asked nor how an answer is begun for it; its identity does.
+        asked = json.dumps(model.identity(), sort_keys=True)
+        self.question = f"{asked}\n{self._template.question_of(self.reading.venue, answering)}"
 
     def shown(self, paper: Paper) -> str:
         """See `BaseJudge`."""
         return self.reading.show(paper)
 
     def prompt(self, first: Paper, second: Paper) -> str:
-        """Return the prompt of one comparison, without the system message."""
+        """Return the prompt of one comparison, without the system message and what the answer begins with."""
         texts = self.shown(first), self.shown(second)
         return self._template.comparison(*texts, venue=self.reading.venue, answering=self.answering)
 
@@ -145,18 +156,19 @@ class LanguageModelJudge(BaseJudge):
 
     def _by_next_token(self, prompts: list[str]) -> list[Judgement]:
         before = _spent(self.model)
-        scores = self.model.next_token_scores(prompts, self.candidates)
+        scores = self.model.next_token_scores(prompts, self.candidates, answer_begins=self._template.winner_begins)
         spent = _spent(self.model) - before
         # The model accounts for the batch; each comparison carries an equal share of it, the first the remainder.
         shares = np.diff(np.floor(np.outer(np.arange(len(prompts) + 1) / max(len(prompts), 1), spent[:2])), axis=0)
         judgements = []
-        for row, (input_tokens, output_tokens) in zip(scores, shares.astype(int).tolist(), strict=True):
-            readable = np.isfinite(row).any()
-            probability = float(softmax(row)[0]) if readable else None
+        masses = answer_mass(scores).tolist()
+        for row, mass, (input_tokens, output_tokens) in zip(scores, masses, shares.astype(int).tolist(), strict=True):
+            probability = float(softmax(row)[0]) if mass > 0 and mass >= self.least_mass else None
             judgements.append(
                 Judgement(
                     prefer_first=preference(probability),
                     prob_first=probability,
+                    mass=mass,
                     raw=json.dumps([float(score) if np.isfinite(score) else None for score in row]),
                     input_tokens=input_tokens,
                     output_tokens=output_tokens,
@@ -169,6 +181,11 @@ class LanguageModelJudge(BaseJudge):
 def preference(probability: float | None) -> bool | None:
     """Return what a probability of the first prefers; None for exactly one half, or without a probability."""
     return None if probability is None or probability == 0.5 else probability > 0.5
+
+
+def answer_mass(scores: np.ndarray) -> np.ndarray:
+    """Return [n] the probability that the next token is one of the candidates, from [n, c] log-probabilities."""
+    return np.asarray(np.minimum(np.exp(scores).sum(axis=1), 1.0))  # a sum of rounded ones may exceed 1
 
 
 def complete_all(
@@ -229,6 +246,7 @@ def _averaged(straight: Judgement, swapped: Judgement) -> Judgement:
     return Judgement(
         prefer_first=prefer,
         prob_first=probability,
+        mass=None if straight.mass is None or swapped.mass is None else min(straight.mass, swapped.mass),
         raw=json.dumps([straight.raw, swapped.raw]),
         input_tokens=straight.input_tokens + swapped.input_tokens,
         output_tokens=straight.output_tokens + swapped.output_tokens,
@@ -342,12 +360,25 @@ class LanguageModelRater:
         return self._template.meta_review.replace("{reviews}", listed or "(no usable review)")
 
 
+@dataclass(frozen=True, eq=False)
+class ExpectedRatings:
+    """Ratings almost without ties, by the probabilities of digits as the next token.
+
+    Attributes:
+        expected: [n] sum over d of d P(d), P over the digits 1 to 9; NaN where the answer is unreadable.
+        mass: [n] the digits' probability together; below `LEAST_MASS` an answer is unreadable.
+    """
+
+    expected: np.ndarray
+    mass: np.ndarray
+
+
 def expected_ratings(
     model: BaseLanguageModel, papers: Sequence[Paper], *, reading: Reading, digits: Sequence[str] = "123456789"
-) -> np.ndarray:
-    """Return [n] sum over d of d P(d), P over the digits 1 to 9 as the next token: ratings almost without ties.
+) -> ExpectedRatings:
+    """Rate papers by the digit that is expected after "Rating:", one call a paper.
 
-    One call a paper. A 10 would be two tokens to many tokenizers. NaN where the model shows none of the digits.
+    A 10 would be two tokens to many tokenizers.
 
     Args:
         model: any that scores next tokens.
@@ -363,15 +394,16 @@ def expected_ratings(
     template = load_template(reading.template_version)
     question = template.rating_by_next_token.replace("{venue}", reading.venue)
     prompts = [f"### Manuscript\n{reading.show(paper)}\n\n{question}" for paper in papers]
-    return expected_digit(model.next_token_scores(prompts, list(digits)))
+    return expected_digit(model.next_token_scores(prompts, list(digits), answer_begins=template.rating_begins))
 
 
-def expected_digit(scores: np.ndarray) -> np.ndarray:
-    """Return [n] expected digits 1 to 9 from [n, 9] log-probabilities; NaN for a row of -inf."""
-    seen = np.isfinite(scores).any(axis=1)
+def expected_digit(scores: np.ndarray, *, least_mass: float = LEAST_MASS) -> ExpectedRatings:
+    """Return the expected digits 1 to 9 of [n, 9] log-probabilities, and their mass."""
+    mass = answer_mass(scores)
+    readable = (mass > 0) & (mass >= least_mass)
     expected = np.full(len(scores), np.nan)
-    expected[seen] = softmax(scores[seen], axis=1) @ np.arange(1, scores.shape[1] + 1)
-    return expected
+    expected[readable] = softmax(scores[readable], axis=1) @ np.arange(1, scores.shape[1] + 1)
+    return ExpectedRatings(expected, mass)
 
 
 def _overall(completion: Completion | None) -> float:

@@ -21,10 +21,20 @@ from iclr_repro.pairwise_review.papers import Paper
 CountTokens = Callable[[str], int]
 Answering = Literal["text", "next_token"]
 
+PROMPT_VERSION = 2
+
 TOKEN_BUDGET = 2900  # per manuscript; what the paper's cost implies (sheet A, point 2)
 
 _URL = re.compile(r"(?:https?://|www\.)\S+|\b[\w.-]+@[\w-]+\.[\w.]+\b")
-_HEADING = re.compile(r"^\s*(?:\d+(?:\.\d+)*\.?\s+)?([A-Z][A-Za-z ]{2,40})\s*$", re.MULTILINE)
+_NUMBER = re.compile(r"(\d{1,2}\.?|[IVX]{1,5}\.)\s+")  # of a section, not of a part of it
+_TITLE = re.compile(r"[A-Z][A-Za-z ,:&'-]{2,60}")
+_SMALL_CAPITALS = re.compile(r"\b([A-Z]) (?=[A-Z]{2})")  # as they come out of a PDF: I NTRODUCTION
+_USUAL_TITLE = re.compile(
+    r"(?:abstract|introduction|related works?|background|preliminaries|methods?|methodology|experiments?|"
+    r"experimental results|results|evaluation|discussions?|limitations|conclusions?|concluding remarks|future works?|"
+    r"broader impacts?|ethics statement|reproducibility statement|author contributions|acknowledge?ments?|references|"
+    r"bibliography|appendix|appendices|supplementary materials?)(?: (?:and|&) [a-z ]{3,30})?"
+)
 _CAPTION = re.compile(r"^\s*((?:Figure|Fig\.|Table)\s*\d+[.:].*)$", re.MULTILINE)
 _FINAL = re.compile(r"^\W*(?:winner\W+)?(?:manuscript\s+)?\W*([AB])\W*$", re.IGNORECASE)
 
@@ -50,18 +60,45 @@ def anonymise(text: str, names: Iterable[str] = ()) -> str:
     return text
 
 
-def _sections(text: str) -> list[tuple[str, str]]:
-    """Split a text at its heading lines into (lower-case heading, body)."""
-    marks = list(_HEADING.finditer(text))
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    return [(mark[1].strip().lower(), text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=False)]
+def heading_of(line: str) -> str | None:
+    """Return the title of a section in small letters if a line is its heading, else None.
+
+    Headings are the usual titles ("Related Work", "Acknowledgments") with or without a number, and others after one:
+    "3 Our method", "3. Our Method" (after a dot in capitals, as items of lists are not), "III. OUR METHOD".
+    Small capitals that a PDF has torn apart are joined. Parts of sections ("3.1 Data") and appendices ("A Proofs") are
+    no sections of their own.
+
+    Example: "1 I NTRODUCTION" gives "introduction"; "Our Method" and "1. We show that it" give None.
+    """
+    number = _NUMBER.match(line.strip())
+    title = line.strip()[number.end() if number else 0 :].rstrip(" :")
+    if title.isupper():
+        title = _SMALL_CAPITALS.sub(r"\1", title)
+    if not _TITLE.fullmatch(title):
+        return None
+    if _USUAL_TITLE.fullmatch(title.lower()):
+        return title.lower()
+    if number is None:
+        return None
+    capitals = all(word[0].isupper() for word in title.split() if len(word) > 3)
+    return title.lower() if capitals or not number[1].endswith(".") else None
+
+
+def _sections(text: str) -> list[tuple[str, int, int, int]]:
+    """Split a text at its headings into (title, start of the heading, start and end of the body)."""
+    marks, start = [], 0
+    for line in text.splitlines(keepends=True):
+        if (title := heading_of(line)) is not None:
+            marks.append((title, start, start + len(line)))
+        start += len(line)
+    ends = [start for _, start, _ in marks[1:]] + [len(text)]
+    return [(*mark, end) for mark, end in zip(marks, ends, strict=True)] if marks else []
 
 
 def _without_section(text: str, begins: str) -> str:
-    marks = list(_HEADING.finditer(text))
-    for mark, following in zip(marks, [*(m.start() for m in marks[1:]), len(text)], strict=False):
-        if mark[1].strip().lower().startswith(begins):
-            return text[: mark.start()] + text[following:]
+    for title, start, _, end in reversed(_sections(text)):
+        if title.startswith(begins):
+            text = text[:start] + text[end:]
     return text
 
 
@@ -87,8 +124,9 @@ def excerpt(
     parts.append(f"Abstract: {paper.abstract.strip()}" if paper.abstract.strip() else "")
     if paper.text:
         sections = _sections(paper.text)
-        introduction = [body for heading, body in sections if heading.startswith("introduction")]
-        conclusion = [body for heading, body in sections if heading.startswith(("conclusion", "discussion and concl"))]
+        bodies = [(title, paper.text[start:end].strip()) for title, _, start, end in sections]
+        introduction = [body for title, body in bodies if title.startswith("introduction")]
+        conclusion = [body for title, body in bodies if title.startswith(("conclu", "discussion and conclu"))]
         captions = [mark[1].strip() for mark in _CAPTION.finditer(paper.text)]
         parts += [*introduction, *captions, *conclusion] if introduction else [paper.text.strip()]
     names = (*paper.authors, *paper.institutions)
@@ -123,7 +161,11 @@ def _cut(text: str, budget: int, count_tokens: CountTokens) -> str:
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """The parts of the prompts; see prompt_v1.yaml, which states each."""
+    """The parts of the prompts; see prompt_v2.yaml, which states each.
+
+    `winner_begins` and `rating_begins` are what an answer by next token begins with; they are no part of a question,
+    since a chat model should find them in its own message.
+    """
 
     version: int
     system: str
@@ -131,10 +173,12 @@ class PromptTemplate:
     question: str
     answer_by_text: str
     answer_by_next_token: str
+    winner_begins: str
     again: str
     review: str
     meta_review: str
     rating_by_next_token: str
+    rating_begins: str
 
     def system_message(self, venue: str) -> str:
         """Return the role."""
@@ -153,10 +197,11 @@ class PromptTemplate:
     def question_of(self, venue: str, answering: Answering) -> str:
         """Return all that is sent beside the two texts."""
         empty = self.comparison("", "", venue=venue, answering=answering)
-        return f"{self.system_message(venue)}\n{empty}"
+        begins = f"\n{self.winner_begins}" if answering == "next_token" else ""
+        return f"{self.system_message(venue)}\n{empty}{begins}"
 
     def comparison(self, text_first: str, text_second: str, *, venue: str, answering: Answering) -> str:
-        """Return the whole prompt beside the system message."""
+        """Return the whole prompt beside the system message and what the answer begins with."""
         return self.first_part(text_first) + self.second_part(text_second, venue=venue, answering=answering)
 
 
@@ -166,7 +211,7 @@ def _fill(template: str, **values: str) -> str:
 
 
 @cache
-def load_template(version: int = 1) -> PromptTemplate:
+def load_template(version: int = PROMPT_VERSION) -> PromptTemplate:
     """Load a version of the prompts.
 
     Raises:

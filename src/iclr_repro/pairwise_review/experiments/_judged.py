@@ -201,6 +201,10 @@ def make_judge(
             return HFJudge.untrained(seed=run.seed, reading=reading, swap=swap), None
         return HFJudge.from_pretrained(name, device=run.device, reading=reading, swap=swap), None
     system = load_template(reading.template_version).system_message(reading.venue)
-    used = {"device": run.device} if backend == "local" else options
+    used = options
+    if backend == "local":
+        from iclr_repro.pairwise_review.hf_judge import has_chat_template
+
+        used = {"device": run.device, "chat_template": has_chat_template(name)}
     model = load_language_model(spec, cache=answers or run.dir / "answers.sqlite", system=system, **used)
     return LanguageModelJudge(model, reading=reading, answering=answering, swap=swap), model

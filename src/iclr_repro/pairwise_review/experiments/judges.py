@@ -135,8 +135,13 @@ class LanguageJudge:
                 else HFJudge.from_pretrained(name, device=run.device, **options)
             )
             answers[reuse] = judge.compare_many(one, other)
-        probabilities = {reuse: np.array([a.prob_first for a in given]) for reuse, given in answers.items()}
-        counts = count_pairs(len(papers), first, second, probabilities[True] > 0.5, ordered=True)
+        every = {
+            reuse: np.array([np.nan if a.prob_first is None else a.prob_first for a in given])
+            for reuse, given in answers.items()
+        }
+        read = np.isfinite(every[True]) & np.isfinite(every[False])
+        probabilities = {reuse: values[read] for reuse, values in every.items()}
+        counts = count_pairs(len(papers), first[read], second[read], probabilities[True] > 0.5, ordered=True)
         rate, pairs = flip_rate(counts)
         logit = np.log(probabilities[True] / (1 - probabilities[True]))
         return Result(
@@ -146,6 +151,8 @@ class LanguageJudge:
                 "position_log_odds": float(logit.mean()),
                 "reuse/largest_difference": float(np.abs(probabilities[True] - probabilities[False]).max()),
                 "input_tokens": float(sum(a.input_tokens for a in answers[True])),
+                "mass": float(np.mean([a.mass for a in answers[True]])),
+                "unreadable": float((~read).sum()),
                 "n": pairs,
             },
             data=kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 
-from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
+from iclr_repro.core.data import DATA_CHOICE, DataChoice, DataError, real_or_synthetic
 from iclr_repro.core.experiment import ParameterError, Result, parameter
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
@@ -18,7 +20,7 @@ from iclr_repro.pairwise_review import figures
 from iclr_repro.pairwise_review.audit import cyclic_triads, flip_rate, trait_regression
 from iclr_repro.pairwise_review.bradley_terry import fit_counts
 from iclr_repro.pairwise_review.cost import CostForecast, forecast, forecast_expected_ratings, forecast_ratings
-from iclr_repro.pairwise_review.counts import PairCounts
+from iclr_repro.pairwise_review.counts import PairCounts, count_pairs, require_connected
 from iclr_repro.pairwise_review.data import (
     add_full_texts,
     known_citations,
@@ -36,7 +38,7 @@ from iclr_repro.pairwise_review.experiments._judged import (
     make_judge,
     spearman,
 )
-from iclr_repro.pairwise_review.judges import text_reviews
+from iclr_repro.pairwise_review.judges import TextRegression, text_reviews
 from iclr_repro.pairwise_review.judging import collect
 from iclr_repro.pairwise_review.language_judge import (
     AGAIN_TOKENS,
@@ -87,6 +89,10 @@ class VenueTable:
     dry_run: bool = parameter("forecast the cost and ask nothing")
     base_url: str | None = parameter("of an OpenAI-compatible endpoint")
     api_key_env: str | None = parameter("environment variable with its key; null for none")
+    continue_final_message: bool = parameter(
+        "by next token, begin the answer in the assistant's message, which the endpoint goes on with (vLLM); "
+        "false ends the user's with it"
+    )
     answers: str | None = parameter("file of paid answers (SQLite); null keeps one in the run's folder")
     judgements: str | None = parameter("JSON-lines file of judgements, goes on where it ends; null in the run's folder")
     concurrency: int = parameter("requests under way at once", low=1)
@@ -123,6 +129,8 @@ class VenueTable:
         found = Measurements()
         # Whatever could stop the comparison of the sets is found before anything is paid.
         human, tiers = human_choice(papers), tier_sizes(papers)
+        if self.penalty == 0:
+            require_connected(count_pairs(len(papers), *schedule.pairs(0, num), np.full(num, 0.5)))
         expected, at_most = self._forecast(papers, schedule, num, reading)
         bill, most = (sum(one.cost_usd for one in bills.values()) for bills in (expected, at_most))
         for system, one in (at_most | expected).items():
@@ -161,8 +169,9 @@ class VenueTable:
         found.add_exact("judge/is_language_model", float(self.judge.startswith(("hf:", "local:", "openai:"))))
         for name in ("comparisons", "unreadable", "asked_again", "input_tokens", "output_tokens"):
             found.add_exact(f"judge/{name}", float(getattr(judged, name)))
-        if judged.cost_usd is not None:
-            found.add_exact("judge/cost_usd", judged.cost_usd)
+        for name in ("cost_usd", "mass"):
+            if (value := getattr(judged, name)) is not None:
+                found.add_exact(f"judge/{name}", value)
         if self.judge != "text" and judged.asked:
             found.add_exact("judge/first_just_read", judged.first_just_read / judged.asked)
         for name, measure in (("flip_rate", flip_rate), ("cyclic_triads", cyclic_triads)):
@@ -173,11 +182,24 @@ class VenueTable:
             else:
                 found.add(f"judge/{name}", share)
                 found.add_exact(f"judge/{name}/n", number)
-        scores = {"pairwise": fit_counts(judged.counts.unordered(), penalty=self.penalty).beta}
+        tables: dict[str, pd.DataFrame] = {}
+        scores: dict[str, np.ndarray] = {}
+        try:
+            scores["pairwise"] = fit_counts(judged.counts.unordered(), penalty=self.penalty).beta
+        except ValueError as reason:  # the answers are paid for, and kept: what does not need the ranking is reported
+            run.log.warning("no ranking by the comparisons of %s: %s", self.venue, reason)
+        ranked = "pairwise" in scores
+        if train and self.judge != "text":
+            scores["text"] = TextRegression.fit(train).predict(papers)
         if self.rate:
-            for name, ratings in self._ratings(papers, train, judge, model, reading, run).items():
-                found.add_exact(f"{name}/unusable", float(np.isnan(ratings).sum()))
-                scores[name] = np.nan_to_num(ratings, nan=0.0)  # below every rating
+            ratings, mass = self._ratings(papers, train, judge, model, reading, run)
+            for name, of_papers in ratings.items():
+                found.add_exact(f"{name}/unusable", float(np.isnan(of_papers).sum()))
+                scores[name] = np.nan_to_num(of_papers, nan=0.0)  # below every rating
+            if mass is not None:
+                found.add_exact("rating_expected/mass", float(mass.mean()))
+                rated = {"id": [paper.id for paper in papers], "rating": ratings["rating_expected"], "mass": mass}
+                tables["rating_expected"] = pd.DataFrame(rated).set_index("id")
         scores["human_rating"] = mean_ratings(papers)
         embedding, chosen = embed_texts(papers), np.flatnonzero(human)
         places = institution_counts([paper.institutions for paper in papers])
@@ -186,21 +208,21 @@ class VenueTable:
         scores["shrunk"] = fit_counts(judged.counts.unordered(), penalty=TRAIT_PENALTY).beta
         k, ids, citations = len(chosen), [paper.id for paper in papers], citation_counts(papers)
         sets = {"human": [chosen]}
-        tables, made = {"traits": rewarded}, {}
+        tables["traits"], made = rewarded, {}
         areas = [paper.area or "none stated" for paper in papers]
-        if any(paper.area for paper in papers):
+        if ranked and any(paper.area for paper in papers):
             best = select_top(scores["pairwise"], k, ids=ids)
             controlled, tables["areas"] = control_areas(
                 found, areas, scores["pairwise"], best, chosen, name="pairwise", ids=ids
             )
             sets["controlled"] = [controlled]
             made["areas"] = figures.areas(tables["areas"], venue=self.venue)
-        else:
+        elif ranked:
             run.log.warning("the list of %s states no area: the control by area is left out", self.venue)
         table = self._compare(papers, scores, sets, embedding, places, run, found)
         tables["venue"] = table
         by_budget = {}
-        for budget in _budgets(num):
+        for budget in _budgets(num) if ranked else []:
             try:
                 beta = scores["pairwise"]
                 if budget < num:
@@ -215,10 +237,16 @@ class VenueTable:
         for budget, beta in by_budget.items():
             mean = impact(citations, select_top(beta, k, ids=ids)).mean
             found.add_draws(f"pairwise/M{budget}/mean", mean, curve[budget])
+        selected = {budget: [select_top(beta, k, ids=ids)] for budget, beta in by_budget.items()}
+        steps = {f"M{one}_to_M{other}": (one, other) for one, other in itertools.pairwise(selected)}
+        if len(selected) > 1:
+            steps["first_to_last"] = (min(selected), max(selected))
+        for step, (fewer, more) in steps.items():
+            self._add_difference(found, f"pairwise/{step}/gain", citations, selected[more], selected[fewer], run)
         levels = table["mean"].reindex(_LEVELS).dropna().to_dict()
         if curve:
             made["citations"] = figures.citations_by_budget(curve, levels, venue=self.venue, per_paper=False)
-        if tiers:
+        if tiers and ranked:
             tables["tiers"] = self._compare_tiers(papers, scores["pairwise"], tiers, found)
         return found.result(
             tables=tables, figures={**made, "venue": figures.venue(table.dropna(subset=["mean"]))}, data=kind
@@ -231,8 +259,13 @@ class VenueTable:
             if self.papers is None
             else read_paperlist(self.papers)
         )
-        learnt = ("iclr2017", "iclr2018") if self.judge == "text" else ()
-        train = [paper for venue in learnt for paper in load_papers(venue, find=run.locate)]
+        try:
+            train = [paper for venue in ("iclr2017", "iclr2018") for paper in load_papers(venue, find=run.locate)]
+        except DataError as reason:
+            if self.judge == "text":
+                raise
+            run.log.warning("the text regression is left out: %s", reason)
+            train = []
         return papers[: self.num_papers], train
 
     def _synthetic(self, run: Run) -> tuple[list[Paper], list[Paper]]:
@@ -244,6 +277,7 @@ class VenueTable:
         return {
             "base_url": self.base_url,
             "api_key_env": self.api_key_env,
+            "continue_final_message": self.continue_final_message,
             "max_concurrency": self.concurrency,
             "price_per_million_input": self.price_input,
             "price_per_million_output": self.price_output,
@@ -286,16 +320,22 @@ class VenueTable:
 
     def _ratings(
         self, papers: Sequence[Paper], train: Sequence[Paper], judge: Any, model: Any, reading: Reading, run: Run
-    ) -> dict[str, np.ndarray]:
-        """The rating system, and by next token the expected rating; a model that writes no text has the latter only."""
+    ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """The rating system, and by next token the expected rating; a model that writes no text has the latter only.
+
+        Returns:
+            ratings by system, and the digits' mass of the expected ones.
+        """
         if self.judge == "text":
-            return {"rating": meta_scores(text_reviews(train, papers, rng=run.rng("reviews")))}
+            return {"rating": meta_scores(text_reviews(train, papers, rng=run.rng("reviews")))}, None
         if model is None:
-            return {"rating_expected": judge.expected_ratings(papers)}
+            fine = judge.expected_ratings(papers)
+            return {"rating_expected": fine.expected}, fine.mass
         ratings = {"rating": LanguageModelRater(model, reading=reading).rate(papers).final}
-        if self.answering == "next_token":
-            ratings["rating_expected"] = expected_ratings(model, papers, reading=reading)
-        return ratings
+        if self.answering == "text":
+            return ratings, None
+        fine = expected_ratings(model, papers, reading=reading)
+        return ratings | {"rating_expected": fine.expected}, fine.mass
 
     def _compare(
         self,
@@ -337,13 +377,20 @@ class VenueTable:
                     found.add_draws(f"{name}/{field}", value, [getattr(impact(one), field) for one in samples])
                 else:
                     found.add(f"{name}/{field}", value)
-        for name in ("rating", "rating_expected"):
-            if name in sets:
-                self._add_difference(found, citations, sets, run, name)
-        best = select_top(scores["pairwise"], k, ids=ids)
-        for measure, statistic in measures.items():
-            p, _ = swap_p_value(statistic, best, chosen, rng=run.rng(f"swap/{measure}"), draws=self.draws)
-            found.add(f"pairwise_minus_human/{measure}/p_value", p)
+        if "pairwise" in scores:
+            for name in ("rating", "rating_expected"):
+                if name in sets:
+                    metric = f"pairwise_minus_{name}/mean"
+                    self._add_difference(found, metric, citations, sets["pairwise"], sets[name], run)
+            best = select_top(scores["pairwise"], k, ids=ids)
+            for measure, statistic in measures.items():
+                p, _ = swap_p_value(statistic, best, chosen, rng=run.rng(f"swap/{measure}"), draws=self.draws)
+                found.add(f"pairwise_minus_human/{measure}/p_value", p)
+            shared = np.isin(best, chosen).sum()
+            # Of a random set of k papers to share as many with the human one.
+            found.add("pairwise/overlap_human/p_value", float(scipy.stats.hypergeom.sf(shared - 1, len(papers), k, k)))
+        if {"pairwise", "text"} <= scores.keys():
+            self._add_gain_over_text(found, citations, scores, run)
         found.add_exact("chance/overlap_human", k / len(papers))
         found.add_exact("accepted/n", k)
         return pd.DataFrame(rows).T.rename_axis("set")
@@ -364,15 +411,35 @@ class VenueTable:
                     found.add(f"{name}/{tier}/mean", outcome.mean)
         return pd.DataFrame(by_tier).T.rename_axis("tier")
 
-    def _add_difference(
-        self, found: Measurements, citations: np.ndarray, sets: dict[str, list[np.ndarray]], run: Run, other: str
+    def _add_gain_over_text(
+        self, found: Measurements, citations: np.ndarray, scores: dict[str, np.ndarray], run: Run
     ) -> None:
-        """Mean citations of the two systems' sets, resampled over all papers; the rating's over its tie-breaks."""
+        """Spearman with citations by comparisons, minus that of the text regression, resampled over the papers."""
+        known, rng = np.flatnonzero(~np.isnan(citations)), run.rng("bootstrap/text")
+
+        def gain(papers: np.ndarray) -> float:
+            return spearman(scores["pairwise"][papers], citations[papers]) - spearman(
+                scores["text"][papers], citations[papers]
+            )
+
+        if not np.isnan(value := gain(known)):
+            draws = [gain(rng.choice(known, len(known))) for _ in range(self.draws)]
+            found.add_draws("pairwise_minus_text/spearman_citations", value, draws)
+
+    def _add_difference(
+        self,
+        found: Measurements,
+        name: str,
+        citations: np.ndarray,
+        ours: list[np.ndarray],
+        theirs: list[np.ndarray],
+        run: Run,
+    ) -> None:
+        """Mean citations of one set minus another's, resampled over all papers; each over its tie-breaks."""
         n, rng = len(citations), run.rng("bootstrap/difference")
-        share = {
-            name: np.mean([np.isin(np.arange(n), members) for members in sets[name]], axis=0)
-            for name in ("pairwise", other)
-        }
+        our_share, their_share = (
+            np.mean([np.isin(np.arange(n), members) for members in sets], axis=0) for sets in (ours, theirs)
+        )
         counts = rng.multinomial(n, np.full(n, 1 / n), size=self.draws)
         known = np.where(np.isnan(citations), 0.0, citations)
         counted = ~np.isnan(citations)
@@ -381,13 +448,13 @@ class VenueTable:
             total = np.asarray(weights @ counted)
             return np.divide(weights @ known, total, out=np.full(total.shape, np.nan), where=total > 0)
 
-        draws = mean(counts * share["pairwise"]) - mean(counts * share[other])
-        value = float(mean(share["pairwise"]) - mean(share[other]))
+        draws = mean(counts * our_share) - mean(counts * their_share)
+        value = float(mean(our_share) - mean(their_share))
         if not np.isnan(value):
-            found.add_draws(f"pairwise_minus_{other}/mean", value, draws)
+            found.add_draws(name, value, draws)
 
 
-_LEVELS = ("human", "rating", "rating_expected", "random")
+_LEVELS = ("human", "rating", "rating_expected", "text", "random")
 _IMPACT = ("mean", "median", "log_mean")
 
 
