@@ -20,7 +20,15 @@ SHAPES = {  # rows, features, labels, training rows; sheet 9
     "bibtex": (7395, 1836, 159, 4880),
     "flags": (194, 19, 7, 129),
 }
-LABELS_A_ROW = {"emotions": 1.87, "yeast": 4.24, "cal500": 26.0, "medical": 1.25, "enron": 3.38, "bibtex": 2.40, "flags": 3.39}  # fmt: skip
+LABELS_A_ROW = {
+    "emotions": 1.87,
+    "yeast": 4.24,
+    "cal500": 26.0,
+    "medical": 1.25,
+    "enron": 3.38,
+    "bibtex": 2.40,
+    "flags": 3.39,
+}
 
 
 def needs(name: str) -> None:

@@ -16,7 +16,7 @@ class L2X(AmortisedExplainer):
 
     Loss: binary cross-entropy of a 200-200 network with batch norm on x ⊙ z against sb(x)_t, joint with the selector.
     Its training never asks the black box about masked inputs. The authors' code has SELU for additive data, an L2
-    penalty and a softmax; here as in the sheet ReLU, none, and one logit. The selector to keep is chosen as for SOInter.
+    penalty and a softmax; here as in the sheet ReLU, none, and one logit. The selector is chosen as for SOInter.
 
     Args:
         black_box, n_features, n_outputs, target, k: see `AmortisedExplainer`; one target.

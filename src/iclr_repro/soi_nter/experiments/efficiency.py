@@ -1,0 +1,158 @@
+"""What holds exactly (C8), and how fast explaining, a step and the energies of all answers are (C7, S1 to S3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from iclr_repro.core import plotting
+from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.rundir import Run
+from iclr_repro.core.timing import time_in_turn
+from iclr_repro.soi_nter.baselines import lime_tabular
+from iclr_repro.soi_nter.black_boxes import SyntheticBlackBox
+from iclr_repro.soi_nter.energy import EnergyNetwork, all_outputs
+from iclr_repro.soi_nter.interpreter import SOInter
+from iclr_repro.soi_nter.invariants import FLAGS, violations
+from iclr_repro.soi_nter.losses import exact_nll, interpreter_loss
+from iclr_repro.soi_nter.selector import relaxed_top_k
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identities:
+    """The largest violation of each identity, in float64 (C8)."""
+
+    uses_seeds: ClassVar[bool] = False
+
+    sizes: tuple[tuple[int, int], ...] = parameter("pairs of features n, at most 12, and outputs m, at most 10")
+    rows: int = parameter("random inputs", low=10)
+
+    def run(self, run: Run) -> Result:
+        """Measure; 0 up to rounding."""
+        found = pd.DataFrame(
+            violations(n_features=n, n_outputs=m, num=self.rows, generator=run.torch_rng("draws"))
+            for n, m in self.sizes
+        )
+        worst = found.max(skipna=False)  # NaN stays, and no result holds it
+        worst[list(FLAGS)] = found[list(FLAGS)].min(skipna=False)
+        table = worst.rename("worst violation").rename_axis("identity").to_frame()
+        return Result(metrics={**worst.astype(float), "n": self.rows}, tables={"identities": table})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Efficiency:
+    """Ratios of processor times in one process; untrained networks, whose sizes are those of the experiments."""
+
+    uses_seeds: ClassVar[bool] = False
+
+    features: int = parameter("n of E1", low=4)
+    hidden: int = parameter("units of selectors and energies", low=1)
+    explained: int = parameter("inputs that are explained", low=1)
+    lime_samples: int = parameter("perturbations an input of LIME", low=10)
+    batch_size: int = parameter("B of a step", low=2)
+    many_outputs: int = parameter("m of the comparison with a loop over answers", low=1, high=10)
+    repeats: int = parameter("timings after the warm-up", low=2)
+
+    def run(self, run: Run) -> Result:
+        """Time each pair after a warm-up, alternately; a ratio a repeat."""
+        black_box = SyntheticBlackBox("E1", self.features)
+        x = torch.randn((self.explained, self.features), generator=run.torch_rng("inputs"))
+        soi = SOInter(
+            black_box,
+            self.features,
+            2,
+            0,
+            4,
+            hidden=self.hidden,
+            batch_size=self.batch_size,
+            pretrain_steps=0,
+            steps=1_000_000,
+            validate_every=1_000_000,
+        )
+        soi.prepare(torch.randn((2000, self.features), generator=run.torch_rng("training")))
+        before = soi.black_box.queries
+        soi.explain(x)
+        queries = soi.black_box.queries - before
+        explain, lime = time_in_turn(
+            lambda: soi.explain(x),
+            lambda: lime_tabular(
+                lambda points: black_box(points)[:, 0],
+                x,
+                n_samples=self.lime_samples,
+                generator=run.torch_rng("lime"),
+            ),
+            repeats=self.repeats,
+            least_s=0.02,
+        )
+        step, selector_pass, energy_pass = time_in_turn(
+            soi.step, *self._passes(run, soi), repeats=self.repeats, least_s=0.2
+        )
+        batched, loop, difference = self._energies(run)
+        together = selector_pass + energy_pass
+        metrics: dict[str, float | np.ndarray] = {
+            "explain/queries": queries,
+            "explain/lime_over_ours": lime / explain,
+            "explain/ours_ms": 1e3 * float(np.median(explain)),
+            "explain/lime_ms": 1e3 * float(np.median(lime)),
+            "step/step_over_passes": step / together,
+            "step/ms": 1e3 * float(np.median(step)),
+            "step/passes_ms": 1e3 * float(np.median(together)),
+            "energies/loop_over_batched": loop / batched,
+            "energies/batched_ms": 1e3 * float(np.median(batched)),
+            "energies/difference": difference,
+            "n": self.repeats,
+        }
+        ratios = {name: value for name, value in metrics.items() if "_over_" in name and "lime" not in name}
+        return Result(metrics=metrics, figures={"ratios": plotting.ratios(ratios)})
+
+    def _passes(self, run: Run, soi: SOInter) -> tuple[Callable[[], None], Callable[[], None]]:
+        """The two forward and backward passes of a step with their updates, and nothing else of it."""
+        size, generator = self.batch_size, run.torch_rng("passes")
+        x = torch.randn((size, self.features), generator=generator)
+        own, answered = ((torch.rand((size, 2), generator=generator) < 0.5).float() for _ in range(2))
+        target = torch.zeros(size, dtype=torch.long)
+        both, answers = torch.cat((x, x)), torch.cat((own, answered))
+        of_selector, of_energy = (
+            torch.optim.Adam(network.parameters(), lr=1e-3, fused=True) for network in (soi.selector, soi.energy)
+        )
+
+        def selector_pass() -> None:
+            relaxed = relaxed_top_k(soi.selector(x, target), soi.k, soi.tau, generator=generator)
+            loss = interpreter_loss("diff", soi.energy, x * relaxed, own, answered, target).mean()
+            of_selector.zero_grad()
+            loss.backward(inputs=list(soi.selector.parameters()))
+            of_selector.step()
+
+        def energy_pass() -> None:
+            loss = exact_nll(soi.energy, both, answers).mean()
+            of_energy.zero_grad()
+            loss.backward(inputs=list(soi.energy.parameters()))
+            of_energy.step()
+
+        return selector_pass, energy_pass
+
+    @torch.no_grad()
+    def _energies(self, run: Run) -> tuple[np.ndarray, np.ndarray, float]:
+        """Time the energies of all answers in one call and answer by answer."""
+        energy = EnergyNetwork(self.features, self.many_outputs, hidden=self.hidden)
+        x = torch.randn((self.batch_size, self.features), generator=run.torch_rng("energies"))
+        answers = all_outputs(self.many_outputs, like=x)
+
+        def loop() -> Tensor:
+            parts = [energy(x, answer.expand(len(x), -1)) for answer in answers]
+            return torch.stack(parts, dim=1)
+
+        with torch.enable_grad():
+            batched_times, loop_times = time_in_turn(
+                lambda: energy.of_candidates(x, answers).sum().backward(),
+                lambda: loop().sum().backward(),
+                repeats=self.repeats,
+                least_s=0.05,
+            )
+        return batched_times, loop_times, float((energy.of_candidates(x, answers) - loop()).abs().max())
