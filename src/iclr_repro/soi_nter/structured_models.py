@@ -88,6 +88,8 @@ class StructuredTraining:
         batch_size: inputs of a step, drawn with replacement.
         seed: of batches.
         quality: "f1" or "iou", for "value".
+        step_size: of the search for answers; the slope of the value is of order 1/M an output, so that many outputs
+            need a larger one.
         milestones: steps after which the learning rate is divided by ten.
 
     Raises:
@@ -107,12 +109,13 @@ class StructuredTraining:
         batch_size: int,
         seed: int,
         quality: Quality = "f1",
+        step_size: float = 0.5,
         milestones: tuple[int, ...] = (),
     ) -> None:
         if loss not in get_args(TrainingLoss) or quality not in get_args(Quality):
             raise ValueError(f"loss, quality: got {loss!r}, {quality!r}, expected {TrainingLoss} and {Quality}")
         self.energy, self.loss, self.quality, self.batch_size = energy, loss, quality, batch_size
-        self._x, self._y, self._optimizer = x_BN, y_BM, optimizer
+        self._x, self._y, self._optimizer, self._step_size = x_BN, y_BM, optimizer, step_size
         self._scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(milestones))
         self._generator = torch.Generator().manual_seed(seed)
         self._done = 0
@@ -138,13 +141,13 @@ class StructuredTraining:
     def _made(self, x_BN: Tensor, y_BM: Tensor) -> Tensor:
         """Answers whose value is learned: of the model's own search, or adversarial."""
         if self._done % 2 == 0:
-            return AscentModel(self.energy, value=True).relaxed(x_BN)
+            return AscentModel(self.energy, value=True, step_size=self._step_size).relaxed(x_BN)
         from_truth = torch.rand(len(x_BN), 1, generator=self._generator).to(x_BN) < 0.5
 
         def gain(x: Tensor, y: Tensor) -> Tensor:
             return F.binary_cross_entropy_with_logits(-self.energy(x, y), overlap(y, y_BM, self.quality))
 
-        return _ascended(gain, x_BN, torch.where(from_truth, y_BM, torch.zeros_like(y_BM)), 0.5 * len(x_BN))
+        return _ascended(gain, x_BN, torch.where(from_truth, y_BM, torch.zeros_like(y_BM)), self._step_size * len(x_BN))
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on, besides the data."""

@@ -34,7 +34,7 @@ class MultiLabel(OfExplainers):
     model_hidden: int = parameter("hidden units of the black box", low=1)
     model_steps: int = parameter("updates of the black box", low=1)
     model_batch: int = parameter("rows of an update of the black box", low=1)
-    targets: int = parameter("most frequent labels that are explained", low=1)
+    targets: int = parameter("most frequent labels, of those whose answer varies over the training rows", low=1)
     k: int = parameter("features to select", low=1)
     energy: EnergyKind = parameter("of SOInter: mlp or spen")
     slow_methods: bool = parameter("with LIME and Kernel-SHAP")
@@ -57,7 +57,10 @@ class MultiLabel(OfExplainers):
         )
         found.add("black_box/n", len(x_test))
         rows: dict[tuple[str, str], dict[str, float]] = {}
-        for target in data.frequent_labels(self.targets):
+        trained = black_box(x_train)
+        varies = (trained != trained[0]).any(dim=0)
+        frequent = [label for label in data.frequent_labels(y.shape[1]) if varies[label]]
+        for target in frequent[: self.targets]:
             label = data.label_names[target]
             for name, row in self._explained(run, black_box, x_train, x_test, y_test, target).items():
                 rows[name, label] = row

@@ -33,6 +33,7 @@ class Segmentation(OfExplainers):
     dense: int = parameter("units of the black box's first dense layer", low=2)
     model_steps: int = parameter("updates of the black box", low=1)
     model_batch: int = parameter("crops of an update of the black box", low=1)
+    ascent_step: float = parameter("step size of the search for masks", low=0.0)
     model_rate: float = parameter("learning rate of the black box, Adam", low=0.0)
     block: int = parameter("side of a super-pixel; 1: single pixels", unit="pixels", low=1)
     k: int = parameter("super-pixels to select", low=1)
@@ -97,9 +98,10 @@ class Segmentation(OfExplainers):
                 batch_size=self.model_batch,
                 seed=seed_of(run, "black box"),
                 quality="iou",
+                step_size=self.ascent_step,
             )
             run.fit(training, self.model_steps, name="black_box", log_every=20)
-        return AscentModel(energy, value=True)
+        return AscentModel(energy, value=True, step_size=self.ascent_step)
 
     def _groups(self) -> Tensor:
         place = torch.arange(_SIDE) // self.block
