@@ -25,7 +25,7 @@ from support import bare_run
 
 RECOVERY = {"C1", "C2", "C3", "C4", "C6"}
 REDUCED: dict[str, Any] = {
-    "num_train": 2000, "num_test": 200, "slow_inputs": 40, "lime_samples": 100, "shap_samples": 100,
+    "num_train": 200, "num_test": 60, "slow_inputs": 20, "lime_samples": 60, "shap_samples": 60,
     "pretrain_steps": 2, "steps": 2, "l2x": {"l2x": 2}, "problems": [["E1", 10, 2], ["E1", 20, 2]],
 }  # fmt: skip
 GENUINE = AmortisedExplainer.scores

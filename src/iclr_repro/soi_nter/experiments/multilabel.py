@@ -64,8 +64,8 @@ class MultiLabel(OfExplainers):
             label = data.label_names[target]
             for name, row in self._explained(run, black_box, x_train, x_test, y_test, target).items():
                 rows[name, label] = row
-        table = pd.DataFrame.from_dict(rows, orient="index")
-        table.index.names = ["method", "label"]
+        index = pd.MultiIndex.from_tuples(rows, names=["method", "label"])
+        table = pd.DataFrame(list(rows.values()), index=index)
         for name, means in table.groupby("method", sort=False).mean().iterrows():
             for quantity, value in means.dropna().items():
                 found.add(f"{name}/{quantity}", float(value))

@@ -99,8 +99,8 @@ class Synthetic(OfSynthetic):
                 paths = self._paths(found, problem, black_box, structured[-1], x_test)
                 made[f"dependencies_{problem}"] = _graph(paths, black_box, structured[-1], x_test)
                 self._adaptive(found, problem, black_box, structured[-1], x_test)
-        table = pd.DataFrame.from_dict(rows, orient="index")
-        table.index.names = ["problem", "method"]
+        index = pd.MultiIndex.from_tuples(rows, names=["problem", "method"])
+        table = pd.DataFrame(list(rows.values()), index=index)
         made["recall"] = figures.recall_by_feature(recalls, num_direct=2)
         made["post_hoc_against_k"] = figures.lines(
             over_k, xlabel="selected features k", ylabel=f"post-hoc accuracy, {next(iter(recalls))}"
@@ -203,8 +203,8 @@ class Robustness(OfSynthetic):
                 for quantity, value in row.items():
                     found.add(f"{where}/{name}/{quantity}", value)
         found.add("n", len(x_test))
-        table = pd.DataFrame.from_dict(rows, orient="index")
-        table.index.names = ["setting", "variant"]
+        index = pd.MultiIndex.from_tuples(rows, names=["setting", "variant"])
+        table = pd.DataFrame(list(rows.values()), index=index)
         accuracy = table["accuracy"].unstack("setting")
         return found.result(
             tables={"settings": table}, figures={"settings": figures.bars(accuracy, ylabel="accuracy@4 of the ranking")}
