@@ -220,8 +220,9 @@ def test_lime_and_shap_agree_with_captum() -> None:
 
     ours = kernel_shap(function, x)
     torch.manual_seed(0)
-    theirs = attr.KernelShap(function).attribute(x, n_samples=4000)
-    assert (ours - theirs).abs().max() < 0.1
+    for row, phi in zip(x, ours, strict=True):
+        theirs = attr.KernelShap(function).attribute(row[None], n_samples=1500)
+        assert (phi - theirs[0]).abs().max() < 0.1
     shapley = attr.ShapleyValueSampling(function).attribute(x, n_samples=600)
     assert (ours - shapley).abs().max() < 0.1
 
@@ -251,12 +252,12 @@ def test_lime_and_shap_agree_with_captum() -> None:
 
 def test_paths_of_e1_lead_through_the_second_output() -> None:
     black_box = SyntheticBlackBox("E1", 6)
-    x = inputs(200)
+    x = inputs(200).double()
     paths = interaction_paths(black_box, x, black_box(x), 0)
-    assert (paths.direct[:, 2:4, 0] == 0).all(), "x3 and x4 never reach y1 directly"
-    assert (paths.strength[:, 4:] == 0).all()
+    assert paths.direct[:, 2:4, 0].max() < 1e-12, "x3 and x4 never reach y1 directly"
+    assert paths.strength[:, 4:].max() == 0
     for routes, strength in zip(paths.routes, paths.strength, strict=True):
-        assert all(routes[feature] == (1, 0) for feature in (2, 3) if strength[feature] > 0)
+        assert all(routes[feature] == (1, 0) for feature in (2, 3) if strength[feature] > 1e-9)
     row = int(paths.strength[:, 2].argmax())
     assert "x3 -> y2 -> y1" in paths.described(row, [2])
 
@@ -287,7 +288,7 @@ def test_conv_energy_takes_images_and_masks() -> None:
         ({"baseline": torch.zeros(3)}, "baseline"),
     ],
 )
-def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
+def test_bad_arguments_are_named(unchecked: None, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explainer(**options)
 

@@ -252,7 +252,7 @@ class AmortisedExplainer:
     def masked(self, x_BD: Tensor, mask_BN: Tensor) -> Tensor:
         """Return the inputs with unselected entries replaced by the baseline; masks may be relaxed."""
         mask_BD = mask_BN if self.num_selectable == self.n_features else mask_BN[:, self.groups]
-        return self.baseline + mask_BD * (x_BD - self.baseline)
+        return mask_BD * x_BD + (1.0 - mask_BD) * self.baseline
 
     @torch.no_grad()
     def scores(self, x: Tensor | np.ndarray, *, target: int | None = None) -> Tensor:
