@@ -28,6 +28,10 @@ def test_identities(sizes: tuple[int, int]) -> None:
 def test_overlap() -> None:
     first, second = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
     assert overlap(first, second, "iou").tolist() == [pytest.approx(1 / 3), 1.0]
+    first.requires_grad_(True)
+    overlap(first, second, "iou").sum().backward()
+    assert torch.isfinite(first.grad).all(), "also where both are empty"
+    first = first.detach()
     assert overlap(first, second, "f1").tolist() == [pytest.approx(0.5), 1.0]
 
 

@@ -70,8 +70,10 @@ class AscentModel:
 def overlap(first_BM: Float[Tensor, "B M"], second_BM: Float[Tensor, "B M"], quality: Quality) -> Float[Tensor, " B"]:
     """Return the relaxed F1, 2 I / (I + U), or IoU, I / U, with I = sum min and U = sum max; 1 where both are empty."""
     inner, outer = torch.minimum(first_BM, second_BM).sum(1), torch.maximum(first_BM, second_BM).sum(1)
+    some = outer > 0
+    outer = torch.where(some, outer, 1.0)  # before the division: the gradient of 0 / 0 would reach y
     ratio = 2 * inner / (inner + outer) if quality == "f1" else inner / outer
-    return torch.where(outer > 0, ratio, torch.ones_like(ratio))
+    return torch.where(some, ratio, 1.0)
 
 
 class StructuredTraining:

@@ -132,7 +132,7 @@ def seed_of(run: Run, name: str) -> int:
 
 def top_k(run: Run, scores_BN: Tensor, k: int, where: str) -> Tensor:
     """Return masks of the k largest scores, ties broken at random: to the lower index would favour x1, x2, ..."""
-    return (ranks(scores_BN, generator=run.torch_rng(f"ties/{where}")) <= k).to(scores_BN.dtype)
+    return (ranks(scores_BN, generator=run.torch_rng(f"ties/{where}")) <= k).float()
 
 
 def faithfulness(

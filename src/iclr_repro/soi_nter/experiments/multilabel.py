@@ -60,6 +60,8 @@ class MultiLabel(OfExplainers):
         trained = black_box(x_train)
         varies = (trained != trained[0]).any(dim=0)
         frequent = [label for label in data.frequent_labels(y.shape[1]) if varies[label]]
+        if not frequent:
+            raise ValueError("the black box answers the same for all training rows: train it longer (model_steps)")
         for target in frequent[: self.targets]:
             label = data.label_names[target]
             for name, row in self._explained(run, black_box, x_train, x_test, y_test, target).items():
