@@ -30,6 +30,7 @@ def test_overlap() -> None:
     assert overlap(first, second, "iou").tolist() == [pytest.approx(1 / 3), 1.0]
     first.requires_grad_(True)
     overlap(first, second, "iou").sum().backward()
+    assert first.grad is not None
     assert torch.isfinite(first.grad).all(), "also where both are empty"
     first = first.detach()
     assert overlap(first, second, "f1").tolist() == [pytest.approx(0.5), 1.0]

@@ -50,6 +50,7 @@ class AmortisedExplainer:
         device: where to compute.
 
     Attributes:
+        last: weights of the selector after the last step, whichever is kept.
         black_box: with its counter of queries, `black_box.queries`.
         validation: best post-hoc accuracy on the validation inputs so far.
 
@@ -143,6 +144,7 @@ class AmortisedExplainer:
         self._done = 0
         self.validation = -1.0
         self._best = copy.deepcopy(self.selector.state_dict())
+        self.last = self._best
 
     def prepare(self, x: Tensor | np.ndarray) -> None:
         """Take the inputs to train on, [num, D] and finite, and ask the black box about each once.
@@ -207,8 +209,10 @@ class AmortisedExplainer:
         last = self._done == self.total_steps
         if last or (done > 0 and done % self.validate_every == 0):
             self._validate()
-        if last and self.keep == "best":
-            self.selector.load_state_dict(self._best)
+        if last:
+            self.last = copy.deepcopy(self.selector.state_dict())
+            if self.keep == "best":
+                self.selector.load_state_dict(self._best)
         return found
 
     def _validate(self) -> None:
@@ -235,6 +239,7 @@ class AmortisedExplainer:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             "generator": self._generator.get_state(),
             "best": dict(self._best),
+            "last": dict(self.last),
             "validation": self.validation,
             "done": self._done,
         }
@@ -245,7 +250,8 @@ class AmortisedExplainer:
             network.load_state_dict(state["networks"][name])
             self._optimizers[name].load_state_dict(state["optimizers"][name])
         self._generator.set_state(state["generator"])
-        self._best, self.validation, self._done = dict(state["best"]), state["validation"], state["done"]
+        self._best, self.last = dict(state["best"]), dict(state["last"])
+        self.validation, self._done = state["validation"], state["done"]
 
     # ----- explanations ---------------------------------------------------------------------------------------------
 

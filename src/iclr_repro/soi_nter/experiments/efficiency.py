@@ -93,7 +93,7 @@ class Efficiency:
         step, selector_pass, energy_pass = time_in_turn(
             soi.step, *self._passes(run, soi), repeats=self.repeats, least_s=0.2
         )
-        batched, loop, difference = self._energies(run)
+        energies, gradients, difference = self._energies(run)
         together = selector_pass + energy_pass
         metrics: dict[str, float | np.ndarray] = {
             "explain/queries": queries,
@@ -103,8 +103,9 @@ class Efficiency:
             "step/step_over_passes": step / together,
             "step/ms": 1e3 * float(np.median(step)),
             "step/passes_ms": 1e3 * float(np.median(together)),
-            "energies/loop_over_batched": loop / batched,
-            "energies/batched_ms": 1e3 * float(np.median(batched)),
+            "energies/loop_over_batched": energies[1] / energies[0],
+            "energies/batched_ms": 1e3 * float(np.median(energies[0])),
+            "energies/gradients_loop_over_batched": gradients[1] / gradients[0],
             "energies/difference": difference,
             "n": self.repeats,
         }
@@ -139,7 +140,7 @@ class Efficiency:
 
     @torch.no_grad()
     def _energies(self, run: Run) -> tuple[np.ndarray, np.ndarray, float]:
-        """Time the energies of all answers in one call and answer by answer."""
+        """Time the energies of all answers in one call and answer by answer; then with their gradients."""
         energy = EnergyNetwork(self.features, self.many_outputs, hidden=self.hidden)
         x = torch.randn((self.batch_size, self.features), generator=run.torch_rng("energies"))
         answers = all_outputs(self.many_outputs, like=x)
@@ -148,11 +149,12 @@ class Efficiency:
             parts = [energy(x, answer.expand(len(x), -1)) for answer in answers]
             return torch.stack(parts, dim=1)
 
+        times = time_in_turn(lambda: energy.of_candidates(x, answers), loop, repeats=self.repeats, least_s=0.05)
         with torch.enable_grad():
-            batched_times, loop_times = time_in_turn(
+            trained = time_in_turn(
                 lambda: energy.of_candidates(x, answers).sum().backward(),
                 lambda: loop().sum().backward(),
                 repeats=self.repeats,
                 least_s=0.05,
             )
-        return batched_times, loop_times, float((energy.of_candidates(x, answers) - loop()).abs().max())
+        return times, trained, float((energy.of_candidates(x, answers) - loop()).abs().max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,6 +19,7 @@ from iclr_repro.core.rundir import Run
 from iclr_repro.soi_nter import figures
 from iclr_repro.soi_nter.black_boxes import SyntheticBlackBox
 from iclr_repro.soi_nter.experiments._explaining import OfExplainers, faithfulness, top_k, training_report
+from iclr_repro.soi_nter.explainer import AmortisedExplainer
 from iclr_repro.soi_nter.interpreter import SOInter
 from iclr_repro.soi_nter.metrics import agreement, median_rank, recall, recall_of_each
 from iclr_repro.soi_nter.paths import InteractionPaths, interaction_paths
@@ -67,6 +69,9 @@ class Synthetic(OfSynthetic):
             for name, explainer in explainers.items():
                 for quantity, value in training_report(explainer).items():
                     found.add(f"{problem}/{name}/{quantity}", value)
+                mask = _of_last_selector(explainer, x_test)
+                found.add(f"{problem}/{name}/last/accuracy", recall(mask, black_box.relevant))
+                found.add(f"{problem}/{name}/last/indirect_recall", recall(mask, black_box.indirect))
             recalls[problem] = {}
             for name, scores_BN in scores.items():
                 mask = top_k(run, scores_BN, k, f"{problem}/{name}")
@@ -110,13 +115,13 @@ class Synthetic(OfSynthetic):
 
     def _scores(
         self, run: Run, black_box: SyntheticBlackBox, x: Tensor, x_test: Tensor, k: int, problem: str
-    ) -> tuple[dict[str, Tensor], dict[str, SOInter]]:
-        explainers: dict[str, SOInter] = {}
+    ) -> tuple[dict[str, Tensor], dict[str, AmortisedExplainer]]:
+        explainers: dict[str, AmortisedExplainer] = {}
         common = {"n_outputs": black_box.n_outputs, "target": _TARGET, "k": k, "where": problem}
         for name in self.variants:
             explainers[name] = self.soi_nter(run, name, black_box, x, **common)  # type: ignore[arg-type]
         for name in self.l2x:
-            explainers[name] = self.learned_to_explain(run, name, black_box, x, **common)  # type: ignore[arg-type, assignment]
+            explainers[name] = self.learned_to_explain(run, name, black_box, x, **common)  # type: ignore[arg-type]
         scores = {name: explainer.scores(x_test) for name, explainer in explainers.items()}
         slow = x_test[: self.slow_inputs]
         scores |= self.slow_scores(run, _target_of(black_box), slow, problem)
@@ -166,6 +171,15 @@ def _graph(paths: InteractionPaths, black_box: SyntheticBlackBox, explainer: SOI
     row = int(notable.sum(dim=1).argmax())
     selected = mask[row].nonzero()[:, 0].tolist()
     return figures.dependency_graph(paths, row, selected, _TARGET)
+
+
+def _of_last_selector(explainer: AmortisedExplainer, x: Tensor) -> Tensor:
+    """Explain with the weights after the last step: what comes out without a choice by validation."""
+    kept = copy.deepcopy(explainer.selector.state_dict())
+    explainer.selector.load_state_dict(explainer.last)
+    mask = explainer.explain(x)
+    explainer.selector.load_state_dict(kept)
+    return mask
 
 
 @dataclass(frozen=True, kw_only=True)
