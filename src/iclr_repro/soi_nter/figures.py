@@ -12,6 +12,7 @@ from iclr_repro.core import plotting
 from iclr_repro.soi_nter.paths import InteractionPaths
 
 _MARKERS = "osD^vP*X<>"
+_PLAIN = {"random": "0.4", "largest": "0.65"}  # greys
 
 
 def recall_by_feature(recalls: Mapping[str, Mapping[str, Sequence[float]]], *, num_direct: int) -> Figure:
@@ -50,16 +51,18 @@ def lines(
     """Draw a line a method over a number such as n or k, and chance where it is known."""
     made, axes = plotting.figure(width=6.4, height=3.4)
     ax = axes[0, 0]
+    kinds = list(dict.fromkeys(name.removesuffix("_target_only") for name in values if name not in _PLAIN))
     for index, (name, points) in enumerate(values.items()):
-        style = {"linestyle": "--"} if name.endswith("_target_only") else {}
+        control = name.endswith("_target_only")
+        kind = name.removesuffix("_target_only")
         ax.plot(
             list(points),
             list(points.values()),
             marker=_MARKERS[index % len(_MARKERS)],
-            color=plotting.COLORS[index % len(plotting.COLORS)],
+            color=_PLAIN.get(name) or plotting.COLORS[kinds.index(kind) % len(plotting.COLORS)],
+            linestyle="--" if control else "-",
             markersize=4,
             label=_readable(name),
-            **style,
         )
     if chance:
         ax.plot(list(chance), list(chance.values()), color="0.5", linestyle=":", label="chance")
@@ -108,13 +111,13 @@ def overlays(
 
 def dependency_graph(paths: InteractionPaths, row: int, features: Sequence[int], target: int) -> Figure:
     """Draw features, outputs and the steps of the strongest paths from the selected features to the target."""
-    num_outputs = paths.links.shape[1]
-    made, axes = plotting.figure(width=4.6, height=2.8)
+    made, axes = plotting.figure(width=4.6, height=3.0)
     ax = axes[0, 0]
     places = {("x", feature): (0.0, -float(index)) for index, feature in enumerate(features)}
-    others = [output for output in range(num_outputs) if output != target]
+    used = {output for feature in features for output in paths.routes[row][feature]}
+    others = sorted(used - {target})
     middle = -(len(features) - 1) / 2
-    places |= {("y", output): (1.0, middle + index) for index, output in enumerate(others)}
+    places |= {("y", output): (1.0, 1.0 + index) for index, output in enumerate(others)}
     places["y", target] = (2.0, middle)
     edges: dict[tuple[tuple[str, int], tuple[str, int]], float] = {}
     for feature in features:
@@ -138,7 +141,7 @@ def dependency_graph(paths: InteractionPaths, row: int, features: Sequence[int],
             },
         )
         (x0, y0), (x1, y1) = places[start], places[end]
-        ax.text(0.55 * x0 + 0.45 * x1, 0.55 * y0 + 0.45 * y1 + 0.12, f"{size:.2f}", ha="center", fontsize=7)
+        ax.text(0.7 * x0 + 0.3 * x1, 0.7 * y0 + 0.3 * y1 + 0.08, f"{size:.2f}", ha="center", fontsize=7)
     for (kind, index), place in places.items():
         face = plotting.COLORS[5] if (kind, index) == ("y", target) else "white"
         ax.text(
