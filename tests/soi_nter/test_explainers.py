@@ -26,6 +26,7 @@ from iclr_repro.soi_nter import (
     relaxed_top_k,
 )
 from iclr_repro.soi_nter.energy import make_energy
+from iclr_repro.soi_nter.metrics import ranks
 
 SMALL: dict[str, Any] = {"hidden": 32, "batch_size": 64, "validate_every": 20}
 
@@ -61,6 +62,16 @@ def test_draws_are_with_replacement() -> None:
 
 def test_equal_scores_go_to_the_lower_index() -> None:
     assert hard_top_k(torch.tensor([[1.0, 2.0, 2.0, 2.0]]), 2).tolist() == [[0, 1, 1, 0]]
+
+
+def test_a_selector_that_diverged_gives_no_masks() -> None:
+    soi = explainer()
+    for parameter in soi.selector.parameters():
+        parameter.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="NaN in 5 of 5 rows"):
+        soi.explain(inputs(5))
+    with pytest.raises(ValueError, match="NaN in 5 of 5 rows"):
+        ranks(soi.scores(inputs(5)), generator=torch.Generator())
 
 
 # ----- learning -------------------------------------------------------------------------------------------------------
@@ -139,6 +150,7 @@ def test_training_resumes_bit_for_bit(tmp_path: Path) -> None:
     for _ in range(20):
         rest.step()
     assert (rest.scores(inputs()) == whole.scores(inputs())).all()
+    assert rest.black_box.queries == whole.black_box.queries
     with pytest.raises(ValueError, match="does not fit"):
         explainer(hidden=16).load(tmp_path / "soi.pt")
 
@@ -155,6 +167,9 @@ def test_restarts_keep_the_best_validation() -> None:
     best = explainer(objective="diff")
     best.fit(inputs(), restarts=3)
     assert best.validation == max(scores)
+    once = explainer(objective="diff")
+    once.fit(inputs())
+    assert best.black_box.queries == 600 + 3 * (once.black_box.queries - 600), "answers on full inputs are kept"
 
 
 def test_one_selector_for_all_targets() -> None:
@@ -209,6 +224,20 @@ def test_shapley_values_of_a_linear_function_are_its_terms(n: int) -> None:
     x = inputs(4, n).double()
     phi = kernel_shap(lambda p: p @ weights, x, n_samples=200, generator=torch.Generator().manual_seed(0))
     np.testing.assert_allclose(phi, x * weights, atol=1e-8)
+
+
+def test_drawn_coalitions_come_near_the_exact_values() -> None:
+    """Features that are not read have the value 0, so that all 2^6 coalitions of six give the values of thirteen."""
+    black_box, x = SyntheticBlackBox("E1", 6), inputs(20, 13)
+
+    def function(points: Tensor) -> Tensor:
+        return black_box(points[:, :6])[:, 0]
+
+    exact = kernel_shap(function, x[:, :6])
+    drawn = kernel_shap(function, x, n_samples=20_000, generator=torch.Generator().manual_seed(0))
+    assert (drawn[:, :6] - exact).abs().max() < 0.03
+    assert drawn[:, 6:].abs().max() < 0.03
+    assert exact.abs().max() > 0.3
 
 
 def test_lime_and_shap_agree_with_captum() -> None:

@@ -11,7 +11,6 @@ from iclr_repro.core.claims import (
     Check,
     NotRun,
     Results,
-    Values,
     all_of,
     at_least,
     at_most,
@@ -23,7 +22,6 @@ from iclr_repro.core.claims import (
 from iclr_repro.soi_nter.invariants import FLAGS, ZERO
 
 _DIRECTION = "direction; values not available"
-_RELEVANT = 4  # features of E1
 
 
 def _indirect_need_structure(r: Results, problem: str, quantity: str = "indirect_recall") -> Check:
@@ -74,7 +72,7 @@ def better_than_shap_and_random(r: Results) -> Check:
     return _with_note(check, r, "e1_n10", ("lime", "l2x", "free_target_only"))
 
 
-@claim(id="C4", headline=True, source="abstract, reviews", paper=_DIRECTION)
+@claim(id="C4", headline=True, source="abstract, reviews", paper=_DIRECTION, scales=("cpu",))
 def better_than_l2x_with_many_features(r: Results) -> Check:
     """At n = 20 `free` is 0.10 in accuracy@4 above L2X, which gets 1.5 times the steps."""
     check = at_least(r.synthetic["e1_n20/free/accuracy"] - r.synthetic["e1_n20/l2x/accuracy"], 0.10)
@@ -84,18 +82,14 @@ def better_than_l2x_with_many_features(r: Results) -> Check:
 @claim(id="C4p", source="abstract, reviews", paper=_DIRECTION, scales=("paper",))
 def better_than_l2x_at_full_size(r: Results) -> Check:
     """The same as C4 with a margin of 0.05."""
-    return at_least(r.synthetic["e1_n20/free/accuracy"] - r.synthetic["e1_n20/l2x/accuracy"], 0.05)
+    check = at_least(r.synthetic["e1_n20/free/accuracy"] - r.synthetic["e1_n20/l2x/accuracy"], 0.05)
+    return _with_note(check, r, "e1_n20", ("l2x_long", "free_target_only", "lime", "shap"))
 
 
 @claim(id="C5", source="reviews", paper="degrades heavily at about 20 features", scales=("paper",))
 def recovery_falls_with_features(r: Results) -> Check:
     """The paper's loss gets worse with n: chance-corrected accuracy@4 is lower at n = 20 than at n = 5."""
-    return greater(_chance_corrected(r, 5), _chance_corrected(r, 20))
-
-
-def _chance_corrected(r: Results, n: int) -> Values:
-    chance = _RELEVANT / n
-    return (r.synthetic[f"e1_n{n}/diff/accuracy"] - chance) / (1.0 - chance)
+    return greater(*(r.synthetic[f"e1_n{n}/diff/chance_corrected_accuracy"] for n in (5, 20)))
 
 
 @claim(id="C6", source="reviews", paper="not available")
@@ -125,7 +119,7 @@ def identities_hold(r: Results) -> Check:
     )
 
 
-@claim(id="C9", headline=True, source="reviews", paper=_DIRECTION, data="real")
+@claim(id="C9", headline=True, source="reviews", paper=_DIRECTION, scales=("cpu",), data="real")
 def explanations_of_labels_are_faithful(r: Results) -> Check:
     """Emotions, 10 of 72 features, two labels: post-hoc F1 of the paper's loss is 0.05 above random features."""
     margin = r.multilabel["diff/post_hoc_f1"] - r.multilabel["random/post_hoc_f1"]
@@ -136,8 +130,8 @@ def explanations_of_labels_are_faithful(r: Results) -> Check:
 
 @claim(id="C9p", source="reviews", paper=_DIRECTION, scales=("paper",), data="real")
 def better_than_l2x_on_texts(r: Results) -> Check:
-    """Bibtex, a deep value network: mean post-hoc F1 of the paper's loss over five labels is above L2X's."""
-    return more_than(r.multilabel["diff/post_hoc_f1"] - r.multilabel["l2x/post_hoc_f1"], 0.0)
+    """Bibtex, a deep value network: post-hoc F1 of the paper's loss is above L2X's on most of five labels."""
+    return more_than(r.multilabel["share_of_labels_above_l2x"], 0.5)
 
 
 @claim(id="C10", source="a reviewer's question", paper="not available")

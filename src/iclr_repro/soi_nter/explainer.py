@@ -182,16 +182,18 @@ class AmortisedExplainer:
         """
         if restarts < 1:
             raise ValueError(f"restarts: got {restarts}, expected >= 1")
+        self.prepare(x)
         best: tuple[float, dict[str, Any]] | None = None
         for attempt in range(restarts):
             self._start(attempt)
-            self.prepare(x)
             for _ in range(self.total_steps):
                 self.step()
             if best is None or self.validation > best[0]:
                 best = self.validation, copy.deepcopy(self.state_dict())
         assert best is not None
+        spent = self.black_box.queries
         self.load_state_dict(best[1])
+        self.black_box.queries = spent  # of all trainings
 
     def step(self) -> dict[str, float]:
         """Make one step; after the last one the selector to keep is in place.
@@ -242,6 +244,7 @@ class AmortisedExplainer:
             "last": dict(self.last),
             "validation": self.validation,
             "done": self._done,
+            "queries": self.black_box.queries,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -252,6 +255,7 @@ class AmortisedExplainer:
         self._generator.set_state(state["generator"])
         self._best, self.last = dict(state["best"]), dict(state["last"])
         self.validation, self._done = state["validation"], state["done"]
+        self.black_box.queries = state["queries"]
 
     # ----- explanations ---------------------------------------------------------------------------------------------
 

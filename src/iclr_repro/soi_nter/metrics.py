@@ -30,7 +30,13 @@ def recall_of_each(mask_BN: Float[Tensor, "B N"], features: Sequence[int]) -> Fl
 
 
 def ranks(scores_BN: Float[Tensor, "B N"], *, generator: torch.Generator) -> Tensor:
-    """Return the rank of each feature, 1 for the largest score; ties are broken at random."""
+    """Return the rank of each feature, 1 for the largest score; ties are broken at random.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    if (rows := int(scores_BN.isnan().any(dim=1).sum())) > 0:
+        raise ValueError(f"scores: NaN in {rows} of {len(scores_BN)} rows")
     jitter = torch.rand(scores_BN.shape, generator=generator, dtype=torch.float64).to(scores_BN.device)
     order = torch.argsort(jitter, dim=1)
     by_score = torch.argsort(scores_BN.gather(1, order), dim=1, descending=True, stable=True)

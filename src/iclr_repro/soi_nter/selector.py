@@ -79,9 +79,11 @@ def hard_top_k(scores_BN: Float[Tensor, "B N"], k: int) -> Float[Tensor, "B N"]:
     """Return 1 at the k largest scores of a row and 0 elsewhere; equal scores go to the lower index.
 
     Raises:
-        ValueError: k is not in 1..N.
+        ValueError: k is not in 1..N, or a score is NaN: its row would be ordered by index, a mask like any other.
     """
     _check_k(k, scores_BN.shape[1])
+    if (rows := int(scores_BN.isnan().any(dim=1).sum())) > 0:
+        raise ValueError(f"scores: NaN in {rows} of {len(scores_BN)} rows; did the training diverge?")
     chosen = torch.argsort(scores_BN, dim=1, descending=True, stable=True)[:, :k]
     return torch.zeros_like(scores_BN).scatter_(1, chosen, 1.0)
 

@@ -73,8 +73,11 @@ class MultiLabel(OfExplainers):
                 found.add(f"{name}/{quantity}", float(value))
         for (name, label), row in rows.items():
             found.add(f"{name}/{label}/post_hoc_f1", row["post_hoc_f1"])
+        f1 = table["post_hoc_f1"].unstack("method")
+        if {"diff", "l2x"} <= set(f1.columns):
+            found.add("share_of_labels_above_l2x", float((f1["diff"] > f1["l2x"]).mean()))
         found.add("n", len(x_test))
-        drawn = table["post_hoc_f1"].unstack("label").loc[list(dict.fromkeys(name for name, _ in rows))]
+        drawn = f1.T.loc[list(dict.fromkeys(name for name, _ in rows))]
         return found.result(
             tables={"methods": table},
             figures={"post_hoc_f1": figures.bars(drawn, ylabel=f"post-hoc F1 against the black box, k = {self.k}")},

@@ -69,9 +69,11 @@ class Synthetic(OfSynthetic):
             for name, explainer in explainers.items():
                 for quantity, value in training_report(explainer).items():
                     found.add(f"{problem}/{name}/{quantity}", value)
-                mask = _of_last_selector(explainer, x_test)
+                mask = top_k(run, _scores_of_last(explainer, x_test), k, f"{problem}/{name}/last")
                 found.add(f"{problem}/{name}/last/accuracy", recall(mask, black_box.relevant))
                 found.add(f"{problem}/{name}/last/indirect_recall", recall(mask, black_box.indirect))
+            nothing = faithfulness(_target_of(black_box), x_test, torch.zeros_like(x_test))
+            found.add(f"{problem}/zero_input/post_hoc_accuracy", nothing["post_hoc_accuracy"])
             recalls[problem] = {}
             for name, scores_BN in scores.items():
                 mask = top_k(run, scores_BN, k, f"{problem}/{name}")
@@ -85,6 +87,8 @@ class Synthetic(OfSynthetic):
                     ),
                     **faithfulness(_target_of(black_box), explained, mask),
                 }
+                if k < n:
+                    row["chance_corrected_accuracy"] = (row["accuracy"] - k / n) / (1.0 - k / n)
                 rows[problem, name] = row
                 for quantity, value in row.items():
                     found.add(f"{problem}/{name}/{quantity}", value)
@@ -173,13 +177,13 @@ def _graph(paths: InteractionPaths, black_box: SyntheticBlackBox, explainer: SOI
     return figures.dependency_graph(paths, row, selected, _TARGET)
 
 
-def _of_last_selector(explainer: AmortisedExplainer, x: Tensor) -> Tensor:
-    """Explain with the weights after the last step: what comes out without a choice by validation."""
+def _scores_of_last(explainer: AmortisedExplainer, x: Tensor) -> Tensor:
+    """Score with the weights after the last step: what comes out without a choice by validation."""
     kept = copy.deepcopy(explainer.selector.state_dict())
     explainer.selector.load_state_dict(explainer.last)
-    mask = explainer.explain(x)
+    scores = explainer.scores(x)
     explainer.selector.load_state_dict(kept)
-    return mask
+    return scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +210,10 @@ class Robustness(OfSynthetic):
             for name in self.variants:
                 where = f"k{k}_tau{tau:g}_noise{noise:g}"
                 explainer = self.soi_nter(run, name, asked, x, n_outputs=2, target=_TARGET, k=k, where=where, tau=tau)
-                mask = explainer.explain(x_test)
-                four = explainer.explain(x_test, k=len(black_box.relevant))
+                scores = explainer.scores(x_test)
+                mask, four = (
+                    top_k(run, scores, size, f"{where}/{name}/{size}") for size in (k, len(black_box.relevant))
+                )
                 row = {
                     "accuracy": recall(four, black_box.relevant),
                     "indirect_recall": recall(four, black_box.indirect),
