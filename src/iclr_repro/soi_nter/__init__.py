@@ -15,6 +15,7 @@ and the public reviews could be read; no result of it is known, and none is prin
 
 from iclr_repro.soi_nter.baselines import LimeFit, kernel_shap, lime_tabular, random_scores
 from iclr_repro.soi_nter.black_boxes import QueriedBlackBox, SyntheticBlackBox, closed_form_e1
+from iclr_repro.soi_nter.data import load_arff, load_horses, load_multilabel
 from iclr_repro.soi_nter.energy import ConvEnergy, EnergyNetwork, SpenEnergy, all_outputs
 from iclr_repro.soi_nter.explainer import AmortisedExplainer
 from iclr_repro.soi_nter.interpreter import SOInter
@@ -23,18 +24,22 @@ from iclr_repro.soi_nter.losses import exact_nll, interpreter_loss, margin_hinge
 from iclr_repro.soi_nter.metrics import agreement, f1_score, median_rank, recall, recall_of_each
 from iclr_repro.soi_nter.paths import InteractionPaths, interaction_paths
 from iclr_repro.soi_nter.selector import Selector, hard_top_k, relaxed_top_k
+from iclr_repro.soi_nter.structured_models import AscentModel, ExactModel, StructuredTraining
 
 __all__ = [
     "L2X",
     "AmortisedExplainer",
+    "AscentModel",
     "ConvEnergy",
     "EnergyNetwork",
+    "ExactModel",
     "InteractionPaths",
     "LimeFit",
     "QueriedBlackBox",
     "SOInter",
     "Selector",
     "SpenEnergy",
+    "StructuredTraining",
     "SyntheticBlackBox",
     "agreement",
     "all_outputs",
@@ -46,6 +51,9 @@ __all__ = [
     "interpreter_loss",
     "kernel_shap",
     "lime_tabular",
+    "load_arff",
+    "load_horses",
+    "load_multilabel",
     "margin_hinge",
     "median_rank",
     "random_scores",

@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 EnergyKind = Literal["mlp", "spen", "conv"]
 MAX_EXACT_OUTPUTS = 10
+_ROWS_AT_ONCE = 2048  # pairs of input and answer; all at once, 64 answers to 128 inputs took 1.1 to 1.8 times as long
 
 
 @runtime_checkable
@@ -67,7 +68,8 @@ class EnergyModule(nn.Module):
 class EnergyNetwork(EnergyModule):
     """E(x, y) = softplus(softplus([x, y] W1 + b1) W2 + b2) . w3 + b3, for few outputs.
 
-    [x, y] W1 = x A + y B, so that x A is computed once for all answers.
+    [x, y] W1 = x A + y B, so that x A is computed once for all answers. Answers are taken some at a time, so that the
+    hidden units stay in the cache.
 
     Args:
         n_features: N.
@@ -87,9 +89,10 @@ class EnergyNetwork(EnergyModule):
     def of_candidates(self, x_BN: Float[Tensor, "B N"], y: Tensor) -> Float[Tensor, "B C"]:
         """Return the energies of answers [C, M], the same for all inputs, or [B, C, M]."""
         of_x, of_y = self.first.weight.split((self.n_features, self.n_outputs), dim=1)
-        h_BCH = F.softplus(F.linear(x_BN, of_x, self.first.bias)[:, None] + F.linear(y, of_y))
-        energies_BC: Tensor = self.last(F.softplus(self.second(h_BCH)))[..., 0]
-        return energies_BC
+        x_B1H, y_CH = F.linear(x_BN, of_x, self.first.bias)[:, None], F.linear(y, of_y)
+        parts = y_CH.split(max(1, _ROWS_AT_ONCE // max(1, len(x_BN))), dim=-2)
+        h_parts = (F.softplus(x_B1H + part) for part in parts)
+        return torch.cat([self.last(F.softplus(self.second(h)))[..., 0] for h in h_parts], dim=1)
 
 
 class SpenEnergy(EnergyModule):

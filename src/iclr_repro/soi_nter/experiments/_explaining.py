@@ -136,14 +136,19 @@ def top_k(run: Run, scores_BN: Tensor, k: int, where: str) -> Tensor:
 
 
 def faithfulness(
-    answer: Callable[[Tensor], Tensor], x_BD: Tensor, mask_BD: Tensor, truth_B: Tensor | None = None
+    answer: Callable[[Tensor], Tensor],
+    x_BD: Tensor,
+    mask_BD: Tensor,
+    *,
+    own_B: Tensor,
+    truth_B: Tensor | None = None,
 ) -> dict[str, float]:
-    """Compare the target's answers on masked inputs with those on full ones and, where given, with the truth.
+    """Compare the target's answers on masked inputs with `own_B`, those on full ones, and with the truth where given.
 
     `answer` gives the target output [B]; unselected entries become 0. `occlusion_agreement` removes the selected ones
     instead: lower is better.
     """
-    own_B, kept_B, removed_B = (answer(part) for part in (x_BD, x_BD * mask_BD, x_BD * (1.0 - mask_BD)))
+    kept_B, removed_B = answer(x_BD * mask_BD), answer(x_BD * (1.0 - mask_BD))
     found = {
         "post_hoc_accuracy": agreement(kept_B, own_B),
         "post_hoc_f1": f1_score(own_B, kept_B),

@@ -15,8 +15,8 @@ from iclr_repro.core import plotting
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.timing import time_in_turn
-from iclr_repro.soi_nter.baselines import lime_tabular
-from iclr_repro.soi_nter.black_boxes import SyntheticBlackBox
+from iclr_repro.soi_nter.baselines import kernel_shap, lime_tabular
+from iclr_repro.soi_nter.black_boxes import QueriedBlackBox, SyntheticBlackBox
 from iclr_repro.soi_nter.energy import EnergyNetwork, all_outputs
 from iclr_repro.soi_nter.interpreter import SOInter
 from iclr_repro.soi_nter.invariants import FLAGS, violations
@@ -55,6 +55,7 @@ class Efficiency:
     hidden: int = parameter("units of selectors and energies", low=1)
     explained: int = parameter("inputs that are explained", low=1)
     lime_samples: int = parameter("perturbations an input of LIME", low=10)
+    shap_samples: int = parameter("coalitions of Kernel-SHAP beyond 12 features", low=10)
     batch_size: int = parameter("B of a step", low=2)
     many_outputs: int = parameter("m of the comparison with a loop over answers", low=1, high=10)
     repeats: int = parameter("timings after the warm-up", low=2)
@@ -79,38 +80,56 @@ class Efficiency:
         before = soi.black_box.queries
         soi.explain(x)
         queries = soi.black_box.queries - before
-        explain, lime = time_in_turn(
-            lambda: soi.explain(x),
-            lambda: lime_tabular(
-                lambda points: black_box(points)[:, 0],
-                x,
-                n_samples=self.lime_samples,
-                generator=run.torch_rng("lime"),
-            ),
-            repeats=self.repeats,
-            least_s=0.02,
-        )
+
+        def slow(answer: Callable[[Tensor], Tensor]) -> tuple[Callable[[], object], Callable[[], object]]:
+            def target(points: Tensor) -> Tensor:
+                return answer(points)[:, 0]
+
+            return (
+                lambda: lime_tabular(target, x, n_samples=self.lime_samples, generator=run.torch_rng("lime")),
+                lambda: kernel_shap(target, x, n_samples=self.shap_samples, generator=run.torch_rng("shap")),
+            )
+
+        explain, lime, shap = time_in_turn(lambda: soi.explain(x), *slow(black_box), repeats=self.repeats, least_s=0.02)
+        asked = {}
+        for name, method in zip(("lime", "shap"), slow(counter := QueriedBlackBox(black_box, 2)), strict=True):
+            counter.queries = 0
+            method()
+            asked[name] = counter.queries
         step, selector_pass, energy_pass = time_in_turn(
             soi.step, *self._passes(run, soi), repeats=self.repeats, least_s=0.2
         )
-        energies, gradients, difference = self._energies(run)
+        energies, gradients, difference = self._energies(run, self.batch_size)
+        of_one, _, _ = self._energies(run, 1)
         together = selector_pass + energy_pass
         metrics: dict[str, float | np.ndarray] = {
             "explain/queries": queries,
             "explain/lime_over_ours": lime / explain,
             "explain/ours_ms": 1e3 * float(np.median(explain)),
             "explain/lime_ms": 1e3 * float(np.median(lime)),
+            "explain/lime_queries": asked["lime"],
+            "explain/shap_over_ours": shap / explain,
+            "explain/shap_ms": 1e3 * float(np.median(shap)),
+            "explain/shap_queries": asked["shap"],
             "step/step_over_passes": step / together,
             "step/ms": 1e3 * float(np.median(step)),
             "step/passes_ms": 1e3 * float(np.median(together)),
             "energies/loop_over_batched": energies[1] / energies[0],
             "energies/batched_ms": 1e3 * float(np.median(energies[0])),
             "energies/gradients_loop_over_batched": gradients[1] / gradients[0],
+            "energies/one_input_loop_over_batched": of_one[1] / of_one[0],
             "energies/difference": difference,
             "n": self.repeats,
         }
-        ratios = {name: value for name, value in metrics.items() if "_over_" in name and "lime" not in name}
-        return Result(metrics=metrics, figures={"ratios": plotting.ratios(ratios)})
+        ratios = {name: value for name, value in metrics.items() if "_over_" in name and not name.startswith("explain")}
+        table = pd.DataFrame(
+            {
+                "milliseconds": [metrics[f"explain/{name}_ms"] for name in ("ours", "lime", "shap")],
+                "black-box queries": [queries, asked["lime"], asked["shap"]],
+            },
+            index=pd.Index(["SOInter, L2X", "LIME", "Kernel-SHAP"], name=f"explaining {self.explained} inputs"),
+        )
+        return Result(metrics=metrics, tables={"explaining": table}, figures={"ratios": plotting.ratios(ratios)})
 
     def _passes(self, run: Run, soi: SOInter) -> tuple[Callable[[], None], Callable[[], None]]:
         """The two forward and backward passes of a step with their updates, and nothing else of it."""
@@ -139,10 +158,10 @@ class Efficiency:
         return selector_pass, energy_pass
 
     @torch.no_grad()
-    def _energies(self, run: Run) -> tuple[np.ndarray, np.ndarray, float]:
+    def _energies(self, run: Run, num_inputs: int) -> tuple[np.ndarray, np.ndarray, float]:
         """Time the energies of all answers in one call and answer by answer; then with their gradients."""
         energy = EnergyNetwork(self.features, self.many_outputs, hidden=self.hidden)
-        x = torch.randn((self.batch_size, self.features), generator=run.torch_rng("energies"))
+        x = torch.randn((num_inputs, self.features), generator=run.torch_rng("energies"))
         answers = all_outputs(self.many_outputs, like=x)
 
         def loop() -> Tensor:

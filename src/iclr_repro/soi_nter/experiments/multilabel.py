@@ -130,12 +130,11 @@ class MultiLabel(OfExplainers):
         scores |= self.plain_scores(run, x_test, where)
         if self.slow_methods:
             scores |= self.slow_scores(run, answer, x_test[: self.slow_inputs], where)
-        rows = {}
+        rows, own_B = {}, answer(x_test)
         for name, scores_BN in scores.items():
             mask = top_k(run, scores_BN, self.k, f"{where}/{name}")
             num = len(mask)
-            rows[name] = faithfulness(answer, x_test[:num], mask, y_test[:num, target])
-        nothing, everything = torch.zeros_like(x_test), torch.ones_like(x_test)
-        rows["zero_input"] = faithfulness(answer, x_test, nothing, y_test[:, target])
-        rows["full_input"] = faithfulness(answer, x_test, everything, y_test[:, target])
+            rows[name] = faithfulness(answer, x_test[:num], mask, own_B=own_B[:num], truth_B=y_test[:num, target])
+        for name, mask in (("zero_input", torch.zeros_like(x_test)), ("full_input", torch.ones_like(x_test))):
+            rows[name] = faithfulness(answer, x_test, mask, own_B=own_B, truth_B=y_test[:, target])
         return rows

@@ -63,7 +63,13 @@ class Segmentation(OfExplainers):
         masks = self._masks(run, black_box, x, x_test, groups, target)
         rows = {}
         for name, mask in masks.items():
-            row = faithfulness(lambda points: black_box(points)[:, target], x_test, mask[:, groups], y_test[:, target])
+            row = faithfulness(
+                lambda points: black_box(points)[:, target],
+                x_test,
+                mask[:, groups],
+                own_B=answered_test[:, target],
+                truth_B=y_test[:, target],
+            )
             row["context_share"] = float((mask * far).sum() / mask.sum())
             rows[name] = row
             for quantity, value in row.items():

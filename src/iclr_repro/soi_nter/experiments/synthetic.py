@@ -72,12 +72,12 @@ class Synthetic(OfSynthetic):
                 mask = top_k(run, _scores_of_last(explainer, x_test), k, f"{problem}/{name}/last")
                 found.add(f"{problem}/{name}/last/accuracy", recall(mask, black_box.relevant))
                 found.add(f"{problem}/{name}/last/indirect_recall", recall(mask, black_box.indirect))
-            nothing = faithfulness(_target_of(black_box), x_test, torch.zeros_like(x_test))
-            found.add(f"{problem}/zero_input/post_hoc_accuracy", nothing["post_hoc_accuracy"])
+            answer = _target_of(black_box)
+            own = answer(x_test)
+            found.add(f"{problem}/zero_input/post_hoc_accuracy", agreement(answer(torch.zeros_like(x_test)), own))
             recalls[problem] = {}
             for name, scores_BN in scores.items():
                 mask = top_k(run, scores_BN, k, f"{problem}/{name}")
-                explained = x_test[: len(mask)]
                 row = {
                     "accuracy": recall(mask, black_box.relevant),
                     "direct_recall": recall(mask, black_box.direct),
@@ -85,7 +85,7 @@ class Synthetic(OfSynthetic):
                     "median_rank": median_rank(
                         scores_BN, black_box.relevant, generator=run.torch_rng(f"ranks/{problem}/{name}")
                     ),
-                    **faithfulness(_target_of(black_box), explained, mask),
+                    **faithfulness(answer, x_test[: len(mask)], mask, own_B=own[: len(mask)]),
                 }
                 if k < n:
                     row["chance_corrected_accuracy"] = (row["accuracy"] - k / n) / (1.0 - k / n)
@@ -98,9 +98,10 @@ class Synthetic(OfSynthetic):
                 for name, scores_BN in scores.items():
                     over_k[name] = {
                         float(size): faithfulness(
-                            _target_of(black_box),
+                            answer,
                             x_test[: len(scores_BN)],
                             top_k(run, scores_BN, size, f"over_k/{name}/{size}"),
+                            own_B=own[: len(scores_BN)],
                         )["post_hoc_accuracy"]
                         for size in range(1, n + 1)
                     }
@@ -198,6 +199,7 @@ class Robustness(OfSynthetic):
         found = Measurements()
         black_box = SyntheticBlackBox("E1", self.features)
         x, x_test = self.inputs(run, black_box)
+        own = _target_of(black_box)(x_test)
         rows = {}
         for k, tau, noise in self.settings:
             flips = run.torch_rng(f"noise/{k}/{tau}/{noise}")
@@ -217,7 +219,7 @@ class Robustness(OfSynthetic):
                 row = {
                     "accuracy": recall(four, black_box.relevant),
                     "indirect_recall": recall(four, black_box.indirect),
-                    **faithfulness(_target_of(black_box), x_test, mask),
+                    **faithfulness(_target_of(black_box), x_test, mask, own_B=own),
                 }
                 rows[where, name] = row
                 for quantity, value in row.items():
