@@ -242,7 +242,7 @@ def test_drawn_coalitions_come_near_the_exact_values() -> None:
 
 def test_lime_and_shap_agree_with_captum() -> None:
     attr = pytest.importorskip("captum.attr")
-    black_box, x = SyntheticBlackBox("E1", 5), inputs(3, 5)
+    black_box, x = SyntheticBlackBox("E1", 5), inputs(2, 5)
 
     def function(points: Tensor) -> Tensor:
         return black_box(points)[:, 0]

@@ -132,6 +132,7 @@ def test_only_explanations_with_the_words_of_a_topic_pass(
     composed = command_line.checked_settings(command_line.compose(["paper=soi_nter"]))["experiments"]["multilabel"]
     small = {
         "data": "synthetic", "slow_methods": False, "model_hidden": 24,
+        "variants": {name: composed["variants"][name] for name in ("diff", "diff_target_only")},
         "pretrain_steps": 1, "steps": 1, "l2x": {"l2x": 1},
     }  # fmt: skip
     metrics = [build("multilabel", {**composed, **small}).run(bare_run(tmp_path, seed=seed)).metrics for seed in (0, 1)]

@@ -79,7 +79,13 @@ def bars(table: pd.DataFrame, *, ylabel: str) -> Figure:
     height = 0.8 / len(table.columns)
     for index, column in enumerate(table.columns):
         places = np.arange(len(table)) + (index - (len(table.columns) - 1) / 2) * height
-        ax.barh(places, table[column], height=height, label=str(column), color=plotting.COLORS[index])
+        ax.barh(
+            places,
+            table[column],
+            height=height,
+            label=_readable(str(column)),
+            color=plotting.COLORS[index % len(plotting.COLORS)],
+        )
     ax.set_yticks(range(len(table)), [_readable(name) for name in table.index])
     ax.invert_yaxis()
     ax.set_xlabel(ylabel)
