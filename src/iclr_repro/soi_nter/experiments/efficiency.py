@@ -64,8 +64,9 @@ class Efficiency:
         """Time each pair after a warm-up, alternately; a ratio a repeat."""
         black_box = SyntheticBlackBox("E1", self.features)
         x = torch.randn((self.explained, self.features), generator=run.torch_rng("inputs"))
+        asked_by_soi = QueriedBlackBox(black_box, 2)
         soi = SOInter(
-            black_box,
+            asked_by_soi,
             self.features,
             2,
             0,
@@ -77,9 +78,9 @@ class Efficiency:
             validate_every=1_000_000,
         )
         soi.prepare(torch.randn((2000, self.features), generator=run.torch_rng("training")))
-        before = soi.black_box.queries
+        before = asked_by_soi.queries
         soi.explain(x)
-        queries = soi.black_box.queries - before
+        queries = asked_by_soi.queries - before
 
         def slow(answer: Callable[[Tensor], Tensor]) -> tuple[Callable[[], object], Callable[[], object]]:
             def target(points: Tensor) -> Tensor:
