@@ -14,6 +14,7 @@ from support import ROOT
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
 SMALLER = {
     "steps=1500": "steps=2",
+    "steps=500": "steps=2",
     "range(1500)": "range(2)",
     "range(2000)": "range(2)",
     "tokenizer)[:100]": "tokenizer)[:2]",
