@@ -27,7 +27,7 @@ def start(paper: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def metrics(folder: Path) -> dict[str, Any]:
-    """Return the metrics of each run but times: not the experiment `efficiency`, nor names that end in a unit of time."""
+    """Return the metrics of each run but times: without `efficiency`, and names that end in a unit of time."""
     return {
         f"{path.parents[3].name}/{path.parent.name}/{name}": value
         for path in folder.glob("*/*/smoke/*/*/result.json")
