@@ -58,6 +58,30 @@ def test_rollouts_get_intervals_that_contain_the_value_and_shrink_with_episodes(
     assert widths[1] < widths[0]
 
 
+def test_sampled_tasks_give_the_costs_of_occupancies_intervals_and_nothing_else() -> None:
+    mdp = grid_mdp(LAYOUTS["empty5"])
+    skills, tasks = random_skills(mdp, 3, rng=np.random.default_rng(0)), goal_occupancies(mdp)[::3]
+    found = audit_skills(
+        skills, mdp.distances(), targets=tasks, sampled_targets=True, draws=40, rng=np.random.default_rng(1)
+    ).summary
+    costs = found.loc[["mac_kl", "mac_w"]]
+    assert (costs["low"] < costs["value"]).all()
+    assert (costs["value"] < costs["high"]).all()
+    assert (found.loc[["wac_w", "wac_kl_fwd"], "high"] <= found.loc[["wac_w", "wac_kl_fwd"], "value"]).all()
+    assert found.loc[["lsepin", "wsep_sum"], ["low", "high"]].isna().all().all()
+    with pytest.raises(ValueError, match="sampled_targets needs targets"):
+        audit_skills(skills, mdp.distances(), sampled_targets=True)
+    with pytest.raises(ValueError, match="rollouts and sampled targets are resampled"):
+        audit_skills(skills, mdp.distances(), targets=tasks, sampled_targets=True)
+
+
+def test_skills_that_repeat_each_other_have_an_energy_interval_that_begins_at_minus_infinity() -> None:
+    same = [np.array([0, 1, 1])] * 3
+    other = [np.array([3, 3, 2]), np.array([3, 2, 2])]
+    row = audit_skills([same, same, other], LINE, draws=20, rng=np.random.default_rng(0)).summary.loc["wsep_energy"]
+    assert row["value"] == row["low"] == row["high"] == -np.inf
+
+
 def test_the_bootstrap_is_repeatable() -> None:
     episodes = [[np.array([0, 1]), np.array([1, 1])], [np.array([3, 2]), np.array([3, 3])]]
     one, two = (audit_skills(episodes, LINE, draws=20, rng=np.random.default_rng(0)).summary for _ in range(2))

@@ -105,6 +105,9 @@ def test_bad_numbers_and_missing_metrics_are_refused() -> None:
         pwsep_oracle(bare, 2, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="this MDP has no metric"):
         oracle_ascent(bare, 2, "wsep", rng=np.random.default_rng(0))
+    narrow = grid_mdp(LAYOUTS["empty5"], slip=0.0, uniform_start=0.0)
+    with pytest.raises(ValueError, match=r"occupancies give no mass to the states \[0, .*give p0 full support"):
+        oracle_ascent(narrow, 2, "misl", rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="objective is 'mi', expected one of misl"):
         oracle_ascent(mdp, 2, "mi", rng=np.random.default_rng(0))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_skills is 1, expected at least 2"):
@@ -177,5 +180,7 @@ def test_the_skill_of_a_task_is_the_one_nearest_to_it(grid: TabularMDP) -> None:
     assert choose_skill(skills, target=goals[1], metric=grid.distances()) == 0
     with pytest.raises(ValueError, match="give either reward or target"):
         choose_skill(skills)
+    with pytest.raises(ValueError, match=r"reward has shape \(24,\), expected \(25,\) finite numbers"):
+        choose_skill(skills, reward=np.ones(24))
     with pytest.raises(ValueError, match="a target needs a metric"):
         choose_skill(skills, target=goals[1])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from iclr_repro.wsep import LAYOUTS, Layout
-from iclr_repro.wsep.envs import GRID_ID, MAZE_ID, GridSkillsEnv, PointMaze2DVectorEnv
+from iclr_repro.wsep import LAYOUTS, Layout, garnet
+from iclr_repro.wsep.envs import GARNET_ID, GRID_ID, MAZE_ID, GarnetSkillsEnv, GridSkillsEnv, PointMaze2DVectorEnv
 from iclr_repro.wsep.experiments.efficiency import looped_maze
 
 
@@ -33,6 +33,16 @@ def test_the_grid_moves_as_its_mdp_says() -> None:
     np.testing.assert_allclose(shares, env.mdp.transitions[often, right], atol=0.06)
 
 
+def test_a_garnet_is_the_mdp_of_its_seed_and_passes_gymnasiums_checker() -> None:
+    env = gymnasium.make(GARNET_ID, num_states=5, num_actions=3, mdp_seed=7, goal=2).unwrapped
+    assert isinstance(env, GarnetSkillsEnv)
+    check_env(env, skip_render_check=True)
+    mdp = garnet(5, 3, rng=np.random.default_rng(7))
+    np.testing.assert_array_equal(env.mdp.transitions, mdp.transitions)
+    np.testing.assert_array_equal(env.mdp.distances(), mdp.distances())
+    assert env.mdp.num_actions == 3
+
+
 def test_the_goal_pays_and_episodes_are_truncated() -> None:
     env = GridSkillsEnv(Layout(rows=("..",), start=0), goal=1, horizon=3, slip=0.0, uniform_start=0.0)
     env.reset(seed=0)
@@ -49,8 +59,9 @@ def test_the_goal_pays_and_episodes_are_truncated() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GridSkillsEnv("empty5", goal=25), "goal is 25, expected a free cell 0..24"),
+        (lambda: GridSkillsEnv("empty5", goal=25), r"goal is 25, expected a state 0\.\.24"),
         (lambda: GridSkillsEnv("empty5", horizon=0), "horizon is 0"),
+        (lambda: GarnetSkillsEnv(0), "num_states and num_actions are 0 and 2, expected at least 1"),
         (lambda: GridSkillsEnv("maze"), "no layout 'maze'"),
         (lambda: PointMaze2DVectorEnv(0), "num_envs and horizon are 0 and 30"),
         (lambda: PointMaze2DVectorEnv(1, action_scale=1.0), "more would jump over walls"),
@@ -64,7 +75,7 @@ def test_bad_environments_are_refused(make: Any, message: str) -> None:
 def test_an_action_that_does_not_exist_is_refused() -> None:
     env = GridSkillsEnv()
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"action is 5, expected 0\.\.4: stay, up, down, left, right"):
+    with pytest.raises(ValueError, match=r"action is 5, expected 0\.\.4"):
         env.step(np.int64(5))
 
 

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 
 from iclr_repro.core.experiment import ParameterError, build
 from iclr_repro.wsep.experiments.exact import all_or_some_sets, partial_spearman, spearman
+from iclr_repro.wsep.worlds import GymWorld
 from support import bare_run
 
 MAZE: dict[str, Any] = {
@@ -52,7 +54,7 @@ GRIDS: dict[str, Any] = {
     [
         ({**MAZE, "methods": ["dyan"]}, "methods: no method 'dyan'; did you mean 'diayn'"),
         ({**MAZE, "layout": "maze"}, "no layout 'maze'"),
-        ({**LOCOMOTION, "methods": ["pwsep"]}, "pwsep: Pendulum-v1 has no cells|need cells"),
+        ({**LOCOMOTION, "methods": ["pwsep"]}, "methods: pwsep need cells, which Pendulum-v1 does not have"),
         ({**GRIDS, "runs": [1, 2]}, "have different lengths"),
         ({**GRIDS, "layouts": ["empty"]}, "no layout 'empty'"),
     ],
@@ -82,6 +84,22 @@ def test_locomotion_needs_nothing_but_gymnasium(tmp_path: Path) -> None:
     found = build("locomotion", LOCOMOTION).run(bare_run(tmp_path))
     assert {name.split("/")[0] for name in found.metrics} == {"untrained", "wsep_sliced", "n"}
     found.check()
+
+
+@pytest.mark.parametrize(("environment", "state_size"), [("HalfCheetah-v5", 17), ("Ant-v5", 105)])
+def test_locomotion_runs_in_mujoco(
+    environment: str, state_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mujoco", reason="needs the extra: pip install 'iclr-repro[mujoco]'")
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings to a file where it runs
+    world = GymWorld(environment, 2, horizon=3, seed=0)
+    assert world.start().shape == (2, state_size)
+    assert world.move(torch.ones(2, world.action_size)).shape == (2, state_size)
+    methods = ["diayn_lsepin", "wsep_nearest", "metra", "pwsep_sampled"]
+    found = build("locomotion", {**LOCOMOTION, "environment": environment, "methods": methods}).run(bare_run(tmp_path))
+    assert {name.split("/")[0] for name in found.metrics} == {"untrained", *methods, "n"}
+    found.check()
+    assert found.metrics["metra/mean_distance"] > 0.0
 
 
 def test_rank_correlations_agree_with_scipy() -> None:

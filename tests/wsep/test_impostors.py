@@ -14,9 +14,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from iclr_repro import command_line
-from iclr_repro.core.claims import Check, Results, claims_of, judge
+from iclr_repro.core.claims import Check, Results, Values, claims_of, judge
 from iclr_repro.core.experiment import build
-from iclr_repro.wsep import Capacity, Discovery, TabularMDP, claims, figures, random_skills
+from iclr_repro.wsep import Capacity, Discovery, TabularMDP, claims, figures, kl_divergence, random_skills
 from iclr_repro.wsep.experiments import _methods, exact, grids
 from support import bare_run
 
@@ -24,7 +24,7 @@ HEADLINE = {"W1", "W2", "W3", "W4", "W5", "W7", "W8"}
 SMALLER: dict[str, dict[str, Any]] = {
     "vertices": {"sizes": [[4, 2], [4, 3]], "mdps": 3, "compared_sizes": [[4, 2], [4, 3]], "starts": 3, "restarts": 1},
     "correlations": {"sizes": [[4, 3, 3], [5, 2, 3]], "mdps": 5, "max_sets": 1000},
-    "growing_skills": {"sizes": [[4, 3]], "mdps": 8, "num_skills": [3, 8], "starts": 1},
+    "growing_skills": {"num_skills": [3, 8], "starts": 1},
     "gridworlds": {"layouts": ["empty5", "rooms7"], "num_skills": [16, 16], "runs": [5, 5]},
 }
 Metrics = dict[str, dict[str, Any]]
@@ -59,8 +59,22 @@ def random_discovery(mdp: TabularMDP, candidates: np.ndarray, num_skills: int | 
 
 def repeated_discovery(mdp: TabularMDP, candidates: np.ndarray, num_skills: int | None = None) -> Discovery:
     """The first two skills of PWSEP again and again."""
-    honest = _methods.exact_pwsep(mdp, candidates, num_skills)
+    honest = remembered_discovery(mdp, candidates)
     order = np.resize(honest.order[:2], len(honest.order))
+    return Discovery(order, candidates[order], np.ones(len(order)), 0.0, 0)
+
+
+def shuffled_discovery(mdp: TabularMDP, candidates: np.ndarray, num_skills: int | None = None) -> Discovery:
+    """PWSEP's skills in a random order."""
+    honest = remembered_discovery(mdp, candidates)
+    order = np.random.default_rng(0).permutation(honest.order)
+    return Discovery(order, candidates[order], np.ones(len(order)), 0.0, 0)
+
+
+def doubled_discovery(mdp: TabularMDP, candidates: np.ndarray, num_skills: int | None = None) -> Discovery:
+    """PWSEP's skills, each found twice."""
+    honest = remembered_discovery(mdp, candidates)
+    order = np.repeat(honest.order, 2)
     return Discovery(order, candidates[order], np.ones(len(order)), 0.0, 0)
 
 
@@ -68,6 +82,19 @@ def untrained_capacity(candidates: np.ndarray) -> Capacity:
     """Equal weights of everything."""
     weights = np.full(len(candidates), 1.0 / len(candidates))
     return Capacity(0.0, 0.0, weights, weights @ candidates, 0)
+
+
+def boastful_capacity(candidates: np.ndarray) -> Capacity:
+    """Three of the candidates, and the claim that this is the optimum."""
+    weights = np.zeros(len(candidates))
+    weights[:3] = 1.0 / 3.0
+    mean = weights @ candidates
+    return Capacity(float(kl_divergence(candidates, mean).max()), 0.0, weights, mean, 0)
+
+
+def random_multiset(distances: np.ndarray, num_skills: int, **_: Any) -> np.ndarray:
+    """Many different vertices, by chance."""
+    return np.random.default_rng(0).integers(len(distances), size=num_skills)
 
 
 def farthest_pair(distances: np.ndarray, num_skills: int, **_: Any) -> np.ndarray:
@@ -87,6 +114,41 @@ def shuffled_scores(candidates: np.ndarray, distances: np.ndarray) -> dict[str, 
 HONEST_SCORES = exact.set_scores
 
 
+def once(function: Callable[..., Any], key: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, computed once for equal keys: impostors of one method meet the same results of the others."""
+    known: dict[Any, Any] = {}
+
+    def remembering(*args: Any, **kwargs: Any) -> Any:
+        asked = key(*args, **kwargs)
+        if asked not in known:
+            known[asked] = function(*args, **kwargs)
+        return known[asked]
+
+    return remembering
+
+
+def of_draws(*args: Any, rng: np.random.Generator, **_: Any) -> tuple[Any, ...]:
+    """Streams are named, so that their state before the first draw tells what they are for."""
+    return rng.bit_generator.state["state"]["state"], args[-1]
+
+
+remembered_discovery = once(exact.exact_pwsep, lambda mdp, candidates: candidates.tobytes())
+FASTER: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+    (exact, "exact_pwsep", remembered_discovery),
+    (exact, "channel_capacity", once(exact.channel_capacity, lambda candidates: candidates.tobytes())),
+    (exact, "pwsep_oracle", once(exact.pwsep_oracle, of_draws)),
+    (exact, "swap_ascent", once(exact.swap_ascent, of_draws)),
+    (grids, "measures", once(grids.measures, lambda skills, *_: skills.tobytes())),
+    *((figures, name, lambda *_: Figure()) for name in ("heat_maps", "polytope", "certificate", "growing", "scatters")),
+)
+
+
+@pytest.fixture(autouse=True)
+def _faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, faster in FASTER:
+        monkeypatch.setattr(module, name, faster)
+
+
 @pytest.mark.parametrize(
     ("experiment", "ids"),
     [("vertices", {"W1", "W2", "W3"}), ("correlations", {"W4", "W6"}), ("growing_skills", {"W5"})],
@@ -101,7 +163,10 @@ def test_the_methods_themselves_do_not_fail_at_this_size(experiment: str, ids: s
     [
         ("vertices", "exact_pwsep", random_discovery, {"W1"}),
         ("vertices", "exact_pwsep", repeated_discovery, {"W1"}),
+        ("vertices", "exact_pwsep", doubled_discovery, {"W1"}),
         ("vertices", "channel_capacity", untrained_capacity, {"W2", "W3"}),
+        ("vertices", "channel_capacity", boastful_capacity, {"W2"}),
+        ("vertices", "best_wsep_multiset", random_multiset, {"W3"}),
         ("vertices", "best_wsep_multiset", farthest_pair, {"W3"}),
         ("correlations", "set_scores", shuffled_scores, {"W4", "W6"}),
         ("growing_skills", "exact_pwsep", repeated_discovery, {"W5"}),
@@ -114,6 +179,16 @@ def test_impostors_fail(
     monkeypatch.setattr(exact, place, impostor)
     checks = judged(measured(experiment, tmp_path))
     assert {name: checks[name].verdict for name in ids} == dict.fromkeys(ids, "not reproduced")
+
+
+def test_random_vertices_do_not_pass_for_pwsep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are distinct too, so that their cost falls with K; but not below that of random ones."""
+    monkeypatch.setattr(exact, "exact_pwsep", shuffled_discovery)
+    check = judged(measured("growing_skills", tmp_path))["W5"]
+    verdicts = {part.name: part.verdict for part in check.parts}
+    assert verdicts["pwsep/all/wac_kl_fwd"] == "reproduced"
+    assert verdicts["random/mean/wac_kl_fwd - pwsep/mean/wac_kl_fwd"] != "reproduced"
+    assert check.verdict != "reproduced"
 
 
 # --- gridworlds ------------------------------------------------------------------------------------------------------
@@ -162,29 +237,6 @@ def shuffled(mdp: TabularMDP, num_skills: int, honest: np.ndarray) -> np.ndarray
     return np.random.default_rng(1).permuted(honest, axis=1)
 
 
-@pytest.fixture(scope="module")
-def measures() -> Callable[..., dict[str, float]]:
-    """`grids.measures`, computed once for the same skills."""
-    known: dict[bytes, dict[str, float]] = {}
-
-    def remember(skills: np.ndarray, goals: np.ndarray, metric: np.ndarray) -> dict[str, float]:
-        key = skills.tobytes()
-        if key not in known:
-            known[key] = HONEST_MEASURES(skills, goals, metric)
-        return dict(known[key])
-
-    return remember
-
-
-HONEST_MEASURES = grids.measures
-
-
-@pytest.fixture(autouse=True)
-def _faster(measures: Callable[..., dict[str, float]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grids, "measures", measures)
-    monkeypatch.setattr(figures, "heat_maps", lambda *_: Figure())
-
-
 def test_gridworld_skills_themselves_do_not_fail(
     remembered: Skills, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +257,42 @@ def test_gridworld_impostors_fail(
 
 
 # --- numbers that no sound method has --------------------------------------------------------------------------------
+
+
+class Noting(dict[str, Values]):
+    """Metrics that remember which of them were read."""
+
+    def __init__(self, metrics: dict[str, Values]) -> None:
+        super().__init__(metrics)
+        self.read: list[str] = []
+
+    def __getitem__(self, name: str) -> Values:
+        self.read.append(name)
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("experiment", SMALLER)
+def test_nan_in_any_metric_that_a_claim_reads_keeps_it_from_being_reproduced(
+    experiment: str, remembered: Skills, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grids, "grid_skills", remembered)
+    honest = measured(experiment, tmp_path)
+    number = 0
+    for claim in claims_of(claims):
+        results = Results.from_metrics(honest)
+        if experiment not in judge([claim], results, "cpu")[0].experiments:
+            continue
+        looked_up = getattr(results, experiment)
+        looked_up.metrics = Noting(looked_up.metrics)
+        judge([claim], results, "cpu")
+        read = looked_up.metrics.read
+        for metric in read:
+            spoilt = np.array(honest[experiment][metric], dtype=float)
+            spoilt[-1] = np.nan
+            metrics = {experiment: {**honest[experiment], metric: spoilt}}
+            assert judge([claim], Results.from_metrics(metrics), "cpu")[0].check.verdict != "reproduced", metric
+            number += 1
+    assert number >= 5
 
 
 def test_learned_skills_that_cover_no_more_or_come_no_nearer_fail() -> None:
@@ -242,8 +330,13 @@ def test_a_violated_identity_and_a_missing_one_are_not_reproduced() -> None:
 
 SPEED: dict[str, dict[str, tuple[float, float]]] = {  # metric -> a good and a wrong value
     "S1": {"pwsep/programs_ratio": (0.3, 0.5), "pwsep/order_differences": (0.0, 1.0), "pwsep/vertices": (62.0, 33.0)},
-    "S2": {"tables/speedup": (30.0, 3.0), "tables/largest_difference": (1e-12, 1e-3)},
-    "S3": {"maze/steps_per_s": (2e7, 1e5), "maze/largest_difference": (1e-6, 0.1)},
+    "S2": {
+        "tables/speedup": (30.0, 3.0),
+        "tables/largest_difference": (1e-12, 1e-3),
+        "tables/vertices": (111.0, 14.0),
+        "tables/n": (4000.0, 50.0),
+    },
+    "S3": {"maze/steps_per_s": (2e7, 1e5), "maze/largest_difference": (1e-6, 0.1), "maze/n": (4096.0, 64.0)},
 }
 
 

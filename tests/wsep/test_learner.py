@@ -10,6 +10,7 @@ import torch
 from iclr_repro.wsep import LAYOUTS, kantorovich
 from iclr_repro.wsep.envs import PointMaze2DVectorEnv
 from iclr_repro.wsep.learner import (
+    ONE_BY_ONE,
     Method,
     SkillLearner,
     cell_occupancies,
@@ -17,8 +18,9 @@ from iclr_repro.wsep.learner import (
     goal_distances,
     make_reward,
 )
-from iclr_repro.wsep.policies import PPOSettings, Rollout, SkillPolicy, advantages, collect
-from iclr_repro.wsep.rewards import CellPwsep, CellWsep, Diayn, GoalReward, Metra, SlicedWsep
+from iclr_repro.wsep.network_rewards import Diayn, Metra, SampledPwsep
+from iclr_repro.wsep.policies import PPOSettings, Rollout, SkillPolicy, advantages, collect, ppo_update
+from iclr_repro.wsep.rewards import CellPwsep, CellWsep, GoalReward, SlicedWsep
 from iclr_repro.wsep.worlds import GymWorld, MazeWorld
 
 METRIC = LAYOUTS["square5_walls"].distances()
@@ -29,12 +31,12 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def make(method: Method, *, seed: int = 0, skills: int = 3, copies: int = 4, horizon: int = 12) -> SkillLearner:
-    draws = generator(seed)
-    world = MazeWorld(PointMaze2DVectorEnv(skills * copies, horizon=horizon), generator=draws)
-    frozen = method == "pwsep_frozen"
-    policy = SkillPolicy(skills, 2, 2, hidden=16, separate=frozen, generator=generator(seed))
-    reward = make_reward(method, skills, world, metric=METRIC, generator=draws, hidden=16)
+def make(method: Method, *, seed: int = 0, device: str = "cpu") -> SkillLearner:
+    draws, skills = generator(seed), 3
+    world = MazeWorld(PointMaze2DVectorEnv(4 * skills, horizon=12, device=device), generator=draws)
+    frozen = method in ONE_BY_ONE
+    policy = SkillPolicy(skills, 2, 2, hidden=16, separate=frozen, generator=generator(seed)).to(device)
+    reward = make_reward(method, skills, world, metric=METRIC, generator=draws, hidden=16, device=device)
     return SkillLearner(world, policy, reward, generator=draws, frozen_every=2 if frozen else None)
 
 
@@ -93,16 +95,39 @@ def test_a_discriminator_learns_to_tell_skills_that_differ_and_bounds_the_inform
     assert reward.rewards(cells).min() > 0.0
 
 
-def test_lsepin_pays_the_least_separable_skills_more() -> None:
-    cells = rollout_of([[0] * 9, [1, 2] * 4 + [1], [2, 1] * 4 + [2]])
-    plain, added = (Diayn(3, 2, lsepin_weight=weight, hidden=16, generator=generator()) for weight in (0.0, 1.0))
-    for _ in range(100):
-        plain.update(cells)
-        added.update(cells)
-    weights = (added.rewards(cells) - plain.rewards(cells)).mean(dim=(1, 2))
-    losses = added._losses(cells.inputs[:, :, 1:], torch.arange(3)[:, None, None].expand(3, 1, 8))[1]
-    assert losses[0] < losses[1:].min()
-    assert torch.isfinite(weights).all()
+class Table(torch.nn.Module):
+    """Logits [cells, 2 K] by the number of the cell, which is the first coordinate of `rollout_of`."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.logits[states[..., 0].long()]
+
+
+def test_lsepin_pays_the_least_separable_skills_more_as_the_formula_says() -> None:
+    cells = rollout_of([[0, 0, 0], [1, 1, 2], [2, 2, 1]])
+    which = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.5], [0.0, 0.2, 1.0]])
+    rest = torch.tensor([[3.0, -3.0, -3.0], [-3.0, 0.5, 0.0], [-3.0, 0.1, 0.4]])
+    plain, added = (Diayn(3, 2, lsepin_weight=weight, hidden=4, generator=generator()) for weight in (0.0, 2.0))
+    plain.network = added.network = Table(torch.cat([which, rest], dim=1))
+    visited = [[0, 0], [1, 2], [2, 1]]
+    expected = [[float(which[cell].log_softmax(0)[z]) + math.log(3) for cell in visited[z]] for z in range(3)]
+    np.testing.assert_allclose(plain.rewards(cells)[:, 0], expected, rtol=1e-5)
+
+    chance = torch.sigmoid(rest).numpy()
+    entropy = -math.log(1 / 3) / 3 - 2 / 3 * math.log(2 / 3)
+    bounds = [
+        entropy
+        + np.mean([np.log(chance[c, z] if own == z else 1 - chance[c, z]) for own in range(3) for c in visited[own]])
+        for z in range(3)
+    ]
+    least = np.exp(-np.array(bounds) / 0.1)
+    least /= least.sum()
+    assert least[0] < 0.05 < least[1:].min()  # skill 0 is told apart best
+    bonus = [[2.0 * 3 * least[z] * (np.log(chance[cell, z]) + math.log(3)) for cell in visited[z]] for z in range(3)]
+    np.testing.assert_allclose((added.rewards(cells) - plain.rewards(cells))[:, 0], bonus, rtol=1e-4)
 
 
 def test_cell_wsep_pays_the_mean_potential_over_the_other_skills() -> None:
@@ -172,6 +197,18 @@ def test_metra_keeps_its_steps_short() -> None:
     assert reward.rewards(cells).mean() > 0.3
 
 
+def test_a_learnt_potential_finds_the_distance_to_the_hull_of_the_skills_before() -> None:
+    cells = rollout_of([[0] * 9, [0] * 9, [3] * 9])
+    reward = SampledPwsep(3, 2, hidden=32, generator=generator())
+    for _ in range(150):
+        found = reward.update(cells)
+    assert found["mean_hull_distance"] == pytest.approx((0.0 + 3.0) / 2, rel=0.15)
+    paid = reward.rewards(cells).mean(dim=(1, 2))
+    assert paid[1] == pytest.approx(0.0, abs=0.05)  # it repeats the first
+    assert paid[2] == pytest.approx(3.0, rel=0.15)
+    assert torch.isfinite(paid).all()
+
+
 def test_frozen_skills_stay_bit_for_bit_while_the_next_one_learns() -> None:
     learner = make("pwsep_frozen")
     before = {name: tensor.clone() for name, tensor in learner.policy.state_dict().items()}
@@ -227,7 +264,41 @@ def test_any_gymnasium_environment_with_vectors_is_a_world() -> None:
         GymWorld("CartPole-v1", 2, horizon=5, seed=0)
 
 
+@pytest.mark.parametrize("separate", [False, True])
+def test_all_that_is_learnt_with_stays_on_the_device(separate: bool) -> None:
+    """Meta tensors refuse to meet others, and to give a number, which is where each part ends."""
+    world = MazeWorld(PointMaze2DVectorEnv(6, horizon=4, device="meta"), generator=generator())
+    policy = SkillPolicy(3, 2, 2, hidden=8, separate=separate, generator=generator()).to("meta")
+    reward = Metra(3, 2, generator=generator(), device="meta")
+    learner = SkillLearner(world, policy, reward, generator=generator(), frozen_every=2 if separate else None)
+    rollout = collect(world, policy, learner.skills, generator=generator())
+    assert rollout.cells is not None
+    for tensor in (rollout.states, rollout.inputs, rollout.actions, rollout.cells, reward.rewards(rollout)):
+        assert tensor.device.type == "meta"
+    for method in ("diayn", "diayn_lsepin", "metra", "wsep_sliced", "wsep_nearest", "pwsep_sampled"):
+        made = make_reward(method, 3, world, metric=METRIC, generator=generator(), device="meta")
+        with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta"):
+            made.update(rollout)
+    with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta"):
+        ppo_update(policy, learner.optimizer, rollout, reward.rewards(rollout), PPOSettings(), generator=generator())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_learns_on_a_gpu(method: Method) -> None:
+    learner = make(method, device="cuda")
+    for _ in range(3):
+        assert all(math.isfinite(value) for value in learner.step().values())
+
+
 def test_every_method_makes_its_reward() -> None:
-    kinds: dict[Any, type] = {"diayn": Diayn, "wsep": CellWsep, "pwsep": CellPwsep, "metra": Metra}
+    kinds: dict[Any, type] = {
+        "diayn": Diayn,
+        "wsep": CellWsep,
+        "pwsep": CellPwsep,
+        "metra": Metra,
+        "pwsep_sampled": SampledPwsep,
+    }
     for method, kind in {**kinds, "wsep_nearest": SlicedWsep}.items():
         assert isinstance(make(method).reward, kind)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.optimize
 
 from iclr_repro.wsep import (
     LAYOUTS,
@@ -167,6 +168,21 @@ def test_linear_programs_find_the_same_vertices_as_qhull(monkeypatch: pytest.Mon
     expected = hull_vertices(points)
     monkeypatch.setattr(polytope, "_MAX_QHULL_DIMENSION", 0)
     np.testing.assert_array_equal(hull_vertices(points), expected)
+
+
+def test_a_program_that_decides_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from iclr_repro.wsep import polytope
+
+    undecided = scipy.optimize.OptimizeResult(status=4, message="Numerical difficulties.")
+    monkeypatch.setattr(polytope, "_MAX_QHULL_DIMENSION", 0)
+    monkeypatch.setattr(scipy.optimize, "linprog", lambda *_, **__: undecided)
+    with pytest.raises(RuntimeError, match=r"whether point 0 is a vertex was not decided: Numerical difficulties\."):
+        hull_vertices(np.eye(3))
+
+
+def test_points_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"points has shape \(2, 2\), expected \[n, S\] finite numbers"):
+        hull_vertices(np.array([[0.0, np.nan], [1.0, 0.0]]))
 
 
 # --- grids -----------------------------------------------------------------------------------------------------------

@@ -82,6 +82,11 @@ def test_a_generic_metric_has_binomially_many_extreme_potentials(num_states: int
     assert (extreme[:, :, None] - extreme[:, None] <= metric + 1e-9).all()
 
 
+def test_metrics_of_whole_numbers_give_the_same_potentials() -> None:
+    np.testing.assert_array_equal(extreme_potentials(LINE.astype(int)), extreme_potentials(LINE))
+    assert kantorovich(APART[0], APART[2], LINE.astype(int)).value == pytest.approx(2.0)
+
+
 def test_potentials_are_lipschitz_and_reach_the_distance_also_without_mass() -> None:
     mdp = grid_mdp(LAYOUTS["rooms7"])
     rng = np.random.default_rng(2)
@@ -156,6 +161,9 @@ def test_reductions_of_pairwise_distances() -> None:
         (lambda: wasserstein(APART[0, :2], APART[1, :2], LINE), r"p has shape \(1, 2\), expected \[n, 3\]"),
         (lambda: wasserstein(APART[0], APART[1], np.triu(LINE)), "positive distance"),
         (lambda: wasserstein_matrix(APART, APART, LINE, solver="pot"), "solver is 'pot', expected one of auto"),  # type: ignore[arg-type]
+        (lambda: kantorovich(np.ones(3), APART[0], LINE), "p sums to 3"),
+        (lambda: kantorovich(APART[0], APART[0, :2], LINE), r"q has shape \(2,\), expected \(3,\)"),
+        (lambda: extreme_potentials(np.triu(LINE)), "positive distance"),
         (lambda: wsep(APART[:1], LINE), "at least two skills"),
         (lambda: wsep(APART, LINE, reduction="max"), "reduction is 'max', expected one of sum, min, energy"),  # type: ignore[arg-type]
         (lambda: hull_distance(APART[0], APART[:0], LINE), "K >= 1"),

@@ -16,8 +16,8 @@ and where it lives here:
     PWSEP(i)                W to the convex hull of the skills before       `hull_distance`, `pwsep`, `pwsep_oracle`
     WAC, MAC                worst and mean adaptation cost                  `adaptation_costs`
 
-Importing the package registers the gymnasium environments `iclr_repro/GridSkills-v0` and, as a vector environment,
-`iclr_repro/PointMaze2D-v0`.
+Importing the package registers the gymnasium environments `iclr_repro/GridSkills-v0`, `iclr_repro/GarnetSkills-v0` and,
+as a vector environment, `iclr_repro/PointMaze2D-v0`.
 """
 
 from iclr_repro.wsep.ascent import oracle_ascent, random_skills, swap_ascent

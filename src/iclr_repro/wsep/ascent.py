@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from iclr_repro.wsep.costs import summed_distances
+from iclr_repro.wsep.costs import require_full_support, summed_distances
 from iclr_repro.wsep.information import mixture, mutual_information, others, sepin
 from iclr_repro.wsep.mdp import Plan, TabularMDP, policy_iteration
 from iclr_repro.wsep.transport import kantorovich
@@ -61,7 +61,8 @@ def oracle_ascent(
         [K, S] occupancies.
 
     Raises:
-        ValueError: an unknown objective, fewer than two skills, or no metric where one is needed.
+        ValueError: an unknown objective, fewer than two skills, no metric where one is needed, or occupancies without
+            mass in some states, so that the information objectives are not defined; names the states.
     """
     if objective not in get_args(Objective):
         raise ValueError(f"objective is {objective!r}, expected one of {', '.join(get_args(Objective))}")
@@ -73,6 +74,7 @@ def oracle_ascent(
         metric = mdp.distances()
         gradient = _wsep_gradient(metric)
     else:
+        require_full_support(skills, "occupancies")
         gradient = _information_gradient(lsepin_weight if objective == "misl_lsepin" else 0.0)
     for _ in range(_MAX_SWEEPS):
         before = skills.copy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ _SMOOTHING = 1.0  # visits added to each state of a rollout: KL divergences stay
 
 @dataclass(frozen=True, eq=False)
 class SkillAudit:
-    """What an audit found. Intervals are 95 %, None where there are no rollouts to resample.
+    """What an audit found. Intervals are 95 %, NaN where nothing was resampled that a quantity depends on.
 
     Attributes:
         skills: a row a skill: `sepin` (nats), `hull_distance` to the hull of the others (0: a mixture of them does the
@@ -39,6 +39,7 @@ def audit_skills(
     metric: np.ndarray,
     *,
     targets: np.ndarray | None = None,
+    sampled_targets: bool = False,
     duplicate_tolerance: float = 1e-6,
     draws: int = 200,
     rng: np.random.Generator | None = None,
@@ -50,17 +51,22 @@ def audit_skills(
             states visited (numbers of cells where states are continuous). Counts get one extra visit a state.
         metric: [S, S] distances between states.
         targets: [n, S] occupancies to adapt to, such as `goal_occupancies`; without them no cost is reported.
+        sampled_targets: whether the targets are a sample of tasks, which is then resampled too: costs of occupancies
+            get intervals, those of rollouts wider ones. The largest cost of a sample is a low estimate of that of all.
         duplicate_tolerance: W below which a skill repeats an earlier one, in the unit of the metric.
         draws: bootstrap draws; episodes are resampled within each skill.
-        rng: draws them; needed with rollouts.
+        rng: draws them; needed with rollouts or sampled targets.
 
     Raises:
         ValueError: fewer than two skills, inputs that are no distributions, states that do not exist, skills without
-            episodes, no generator for the bootstrap, or states without mass where KL is asked for.
+            episodes, sampled targets without targets, no generator for the bootstrap, or states without mass where KL
+            is asked for.
 
     Example: two skills on different states have mutual_information log 2 and no duplicates.
     """
     metric = np.asarray(metric, dtype=np.float64)
+    if sampled_targets and targets is None:
+        raise ValueError("sampled_targets needs targets: the occupancies of the sampled tasks")
     counts = None if isinstance(skills, np.ndarray) else _counts(skills, len(metric))
     occupancies = np.asarray(skills, dtype=np.float64) if counts is None else _smoothed([c.sum(axis=0) for c in counts])
     if occupancies.ndim != 2 or len(occupancies) < 2 or occupancies.shape[1] != len(metric):
@@ -69,14 +75,26 @@ def audit_skills(
     distances = wasserstein_matrix(occupancies, occupancies, metric)
     summary = pd.Series(_summary(occupancies, metric, targets, distances, duplicate_tolerance), name="value").to_frame()
     summary["low"], summary["high"] = np.nan, np.nan
-    if counts is not None:
+    if counts is not None or sampled_targets:
         if rng is None:
-            raise ValueError("rollouts are resampled for the intervals: pass rng=np.random.default_rng(seed)")
-        drawn = []
-        for _ in range(draws):
-            resampled = [c[rng.integers(len(c), size=len(c))].sum(axis=0) for c in counts]
-            drawn.append(_summary(_smoothed(resampled), metric, targets, None, duplicate_tolerance))
-        ends = pd.DataFrame(drawn).quantile([0.025, 0.975])
+            raise ValueError(
+                "rollouts and sampled targets are resampled for the intervals: pass rng=np.random.default_rng(seed)"
+            )
+
+        def one_draw() -> dict[str, float]:
+            skills_drawn, tasks, known = occupancies, targets, distances
+            if counts is not None:
+                skills_drawn = _smoothed([c[rng.integers(len(c), size=len(c))].sum(axis=0) for c in counts])
+                known = wasserstein_matrix(skills_drawn, skills_drawn, metric)
+            if tasks is not None and sampled_targets:
+                tasks = tasks[rng.integers(len(tasks), size=len(tasks))]
+            return _summary(skills_drawn, metric, tasks, known, duplicate_tolerance)
+
+        drawn = pd.DataFrame([one_draw() for _ in range(draws)])
+        if counts is None:
+            drawn = drawn[[field.name for field in fields(AdaptationCosts)]]
+        # Without interpolation, which from an energy of minus infinity gives NaN.
+        ends = drawn.quantile([0.025, 0.975], interpolation="nearest")
         summary["low"], summary["high"] = ends.iloc[0], ends.iloc[1]
     apart = distances + np.diag(np.full(len(distances), np.inf))
     table = pd.DataFrame(
@@ -98,11 +116,9 @@ def _summary(
     occupancies: np.ndarray,
     metric: np.ndarray,
     targets: np.ndarray | None,
-    distances: np.ndarray | None,
+    distances: np.ndarray,
     duplicate_tolerance: float,
 ) -> dict[str, float]:
-    if distances is None:
-        distances = wasserstein_matrix(occupancies, occupancies, metric)
     found: dict[str, float] = {
         "mutual_information": float(mutual_information(occupancies)),
         "lsepin": float(lsepin(occupancies)),

@@ -112,7 +112,12 @@ def garnet(num_states: int, num_actions: int, *, rng: np.random.Generator, gamma
 
     P[s, a, :] ~ Dirichlet(0.3, ..., 0.3), p0 ~ Dirichlet(2, ..., 2), coordinates ~ U[0, 1]^2, in this order; the metric
     is the Euclidean distance of the coordinates. p0 has full support, so that all KL divergences are finite.
+
+    Raises:
+        ValueError: no states or no actions.
     """
+    if num_states < 1 or num_actions < 1:
+        raise ValueError(f"num_states and num_actions are {num_states} and {num_actions}, expected at least 1")
     transitions = rng.dirichlet(np.full(num_states, 0.3), size=(num_states, num_actions))
     start = rng.dirichlet(np.full(num_states, 2.0))
     coordinates = rng.random((num_states, 2))

@@ -10,6 +10,7 @@ Source: sheet 2.4 and 2.5. The paper's own direction of the KL and its set of ta
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from iclr_repro.wsep.information import kl_divergence
 from iclr_repro.wsep.mdp import check_distributions
 from iclr_repro.wsep.transport import wasserstein_matrix
 
-_MAX_ENTRIES = 20_000_000
+_MAX_ENTRIES = 500_000  # of a part: what fits in the cache is four times as fast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,14 +113,17 @@ class PairTables:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _costs(self, sets: np.ndarray) -> dict[str, np.ndarray]:
-        forward, backward = self.kl[:, sets].min(axis=2), self.kl.T[:, sets].min(axis=2)
-        transported = self.distances[:, sets].min(axis=2)
+        forward, backward, transported = (
+            # [B, n] of the best skill; whole rows of skills, which lie together in memory.
+            functools.reduce(np.minimum, (table[skill] for skill in sets.T))
+            for table in (np.ascontiguousarray(self.kl.T), self.kl, self.distances)
+        )
         return {
-            "wac_kl_fwd": forward.max(axis=0),
-            "wac_kl_rev": backward.max(axis=0),
-            "mac_kl": forward.mean(axis=0),
-            "wac_w": transported.max(axis=0),
-            "mac_w": transported.mean(axis=0),
+            "wac_kl_fwd": forward.max(axis=1),
+            "wac_kl_rev": backward.max(axis=1),
+            "mac_kl": forward.mean(axis=1),
+            "wac_w": transported.max(axis=1),
+            "mac_w": transported.mean(axis=1),
         }
 
 

@@ -85,10 +85,8 @@ def pwsep(
         hull = HullDistances(candidates[order], metric)
         this_round = len(order)
         if not lazy:
-            heap = [(-np.inf, index, 0) for _, index, _ in heap]
-            refreshed = [(-hull.to(candidates[index]).value, index, this_round) for _, index, _ in heap]
-            num_programs += len(refreshed)
-            heap = refreshed
+            heap = [(-hull.to(candidates[index]).value, index, this_round) for _, index, _ in heap]
+            num_programs += len(heap)
             heapq.heapify(heap)
         while heap[0][2] != this_round:
             _, index, _ = heapq.heappop(heap)
@@ -173,12 +171,19 @@ def choose_skill(
     metric [S, S] the one of the smallest W(target, p_z).
 
     Raises:
-        ValueError: both or neither of reward and target, or a target without a metric.
+        ValueError: both or neither of reward and target, a target without a metric, or a reward that is no finite
+            number a state.
     """
+    skills = np.asarray(skills, dtype=np.float64)
     if (reward is None) == (target is None):
         raise ValueError("give either reward or target: what the skill is wanted for")
     if reward is not None:
-        return int((np.asarray(skills) @ reward).argmax())
+        reward = np.asarray(reward, dtype=np.float64)
+        if reward.shape != skills.shape[1:] or not np.isfinite(reward).all():
+            raise ValueError(
+                f"reward has shape {reward.shape}, expected {skills.shape[1:]} finite numbers, one a state"
+            )
+        return int((skills @ reward).argmax())
     if metric is None:
         raise ValueError("a target needs a metric: the distances between states")
     return int(np.argmin([kantorovich(np.asarray(target), skill, metric).value for skill in skills]))

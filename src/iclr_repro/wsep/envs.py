@@ -1,8 +1,8 @@
-"""Reward-free environments: gridworlds with one agent, and a continuous maze with all copies in one tensor.
+"""Reward-free environments: grids and random MDPs with one agent, and a maze with all copies in one tensor.
 
 Shape letters: N = copies.
 
-Source: sheet 4.3 and 4.4; both environments are ours.
+Source: sheet 4.2 to 4.4; all environments are ours.
 """
 
 from __future__ import annotations
@@ -16,55 +16,44 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from iclr_repro.wsep.builders import MOVES, Layout, find_layout, grid_mdp
+from iclr_repro.wsep.builders import Layout, find_layout, garnet, grid_mdp
+from iclr_repro.wsep.mdp import TabularMDP
 
 GRID_ID = "iclr_repro/GridSkills-v0"
+GARNET_ID = "iclr_repro/GarnetSkills-v0"
 MAZE_ID = "iclr_repro/PointMaze2D-v0"
 
 
-class GridSkillsEnv(gymnasium.Env[np.int64, np.int64]):
-    """One agent in a grid; `gymnasium.make("iclr_repro/GridSkills-v0", layout="rooms7")` makes it.
+class TabularEnv(gymnasium.Env[np.int64, np.int64]):
+    """One agent in a `TabularMDP`.
 
-    Observations are the numbers of free cells, row by row; actions are stay, up, down, left, right, replaced by a
-    random move with probability `slip`. The reward is 1 in the goal's cell, 0 elsewhere, always 0 without a goal. Its
-    transition probabilities are those of `grid_mdp`, at `env.unwrapped.mdp`. An episode is truncated after `horizon`
-    steps and never terminates.
+    Observations are the numbers of states, actions those of the MDP, at `env.unwrapped.mdp`. The reward is 1 in the
+    goal's state, 0 elsewhere, always 0 without a goal. An episode is truncated after `horizon` steps and never
+    terminates.
 
     Args:
-        layout: a name of `LAYOUTS`, or a `Layout`.
-        goal: number of a free cell, or None.
+        mdp: its start distribution and transitions are drawn from.
+        goal: number of a state, or None.
         horizon: steps of an episode, >= 1.
-        slip: probability of a random move.
-        uniform_start: share of the start distribution that is spread over all cells.
 
     Raises:
-        ValueError: an unknown layout, a goal that is no free cell, or a horizon below 1.
+        ValueError: a goal that is no state, or a horizon below 1.
     """
 
-    def __init__(
-        self,
-        layout: str | Layout = "empty5",
-        *,
-        goal: int | None = None,
-        horizon: int = 50,
-        slip: float = 0.1,
-        uniform_start: float = 0.02,
-    ) -> None:
-        self.layout = find_layout(layout) if isinstance(layout, str) else layout
-        self.mdp = grid_mdp(self.layout, slip=slip, uniform_start=uniform_start)
-        if goal is not None and not 0 <= goal < self.mdp.num_states:
-            raise ValueError(f"goal is {goal}, expected a free cell 0..{self.mdp.num_states - 1}, or None")
+    def __init__(self, mdp: TabularMDP, *, goal: int | None = None, horizon: int = 50) -> None:
+        if goal is not None and not 0 <= goal < mdp.num_states:
+            raise ValueError(f"goal is {goal}, expected a state 0..{mdp.num_states - 1}, or None")
         if horizon < 1:
             raise ValueError(f"horizon is {horizon}, expected at least 1 step")
-        self.goal, self.horizon = goal, horizon
-        self.observation_space = gymnasium.spaces.Discrete(self.mdp.num_states)
-        self.action_space = gymnasium.spaces.Discrete(len(MOVES))
-        self._state, self._steps = self.layout.start, horizon
+        self.mdp, self.goal, self.horizon = mdp, goal, horizon
+        self.observation_space = gymnasium.spaces.Discrete(mdp.num_states)
+        self.action_space = gymnasium.spaces.Discrete(mdp.num_actions)
+        self._state, self._steps = 0, horizon
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.int64, dict[str, Any]]:
-        """Draw a start cell; a seed also restarts the draws of the next cells. There are no options."""
+        """Draw a start state; a seed also restarts the draws of the next states. There are no options."""
         super().reset(seed=seed)
         self._state, self._steps = int(self.np_random.choice(self.mdp.num_states, p=self.mdp.start)), 0
         return np.int64(self._state), {}
@@ -79,11 +68,71 @@ class GridSkillsEnv(gymnasium.Env[np.int64, np.int64]):
         if self._steps == self.horizon:
             raise RuntimeError("no episode is under way: call reset() first")
         if not self.action_space.contains(np.int64(action)):
-            raise ValueError(f"action is {action}, expected 0..{len(MOVES) - 1}: stay, up, down, left, right")
+            raise ValueError(f"action is {action}, expected 0..{self.mdp.num_actions - 1}")
         probabilities = self.mdp.transitions[self._state, int(action)]
         self._state = int(self.np_random.choice(self.mdp.num_states, p=probabilities))
         self._steps += 1
         return np.int64(self._state), float(self._state == self.goal), False, self._steps == self.horizon, {}
+
+
+class GridSkillsEnv(TabularEnv):
+    """One agent in a grid; `gymnasium.make("iclr_repro/GridSkills-v0", layout="rooms7")` makes it.
+
+    States are free cells, row by row; actions are stay, up, down, left, right, replaced by a random move with
+    probability `slip`. Its MDP is that of `grid_mdp`.
+
+    Args:
+        layout: a name of `LAYOUTS`, or a `Layout`.
+        goal: number of a free cell, or None.
+        horizon: steps of an episode, >= 1.
+        slip: probability of a random move.
+        uniform_start: share of the start distribution that is spread over all cells.
+
+    Raises:
+        ValueError: an unknown layout, or what `grid_mdp` and `TabularEnv` refuse.
+    """
+
+    def __init__(
+        self,
+        layout: str | Layout = "empty5",
+        *,
+        goal: int | None = None,
+        horizon: int = 50,
+        slip: float = 0.1,
+        uniform_start: float = 0.02,
+    ) -> None:
+        self.layout = find_layout(layout) if isinstance(layout, str) else layout
+        mdp = grid_mdp(self.layout, slip=slip, uniform_start=uniform_start)
+        super().__init__(mdp, goal=goal, horizon=horizon)
+
+
+class GarnetSkillsEnv(TabularEnv):
+    """One agent in a random MDP; `gymnasium.make("iclr_repro/GarnetSkills-v0", num_states=5, mdp_seed=1)` makes it.
+
+    Its MDP is that of `garnet`.
+
+    Args:
+        num_states, num_actions: S and A, >= 1.
+        mdp_seed: draws the MDP; the seed of `reset` draws starts and next states.
+        goal: number of a state, or None.
+        horizon: steps of an episode, >= 1.
+
+    Raises:
+        ValueError: no states or actions, or what `TabularEnv` refuses.
+    """
+
+    def __init__(
+        self,
+        num_states: int = 4,
+        num_actions: int = 2,
+        *,
+        mdp_seed: int = 0,
+        goal: int | None = None,
+        horizon: int = 50,
+    ) -> None:
+        super().__init__(
+            garnet(num_states, num_actions, rng=np.random.default_rng(mdp_seed)), goal=goal, horizon=horizon
+        )
 
 
 class PointMaze2DVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
@@ -187,4 +236,5 @@ class PointMaze2DVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
 
 gymnasium.register(GRID_ID, entry_point="iclr_repro.wsep.envs:GridSkillsEnv")
+gymnasium.register(GARNET_ID, entry_point="iclr_repro.wsep.envs:GarnetSkillsEnv")
 gymnasium.register(MAZE_ID, vector_entry_point="iclr_repro.wsep.envs:PointMaze2DVectorEnv")

@@ -115,8 +115,8 @@ def discovery_violations(
     rises = np.diff(found.gains[1:])
     return {
         "t6_missed": float(len(vertices) - len(found.order)),
-        "t6_rise": float(max(rises.max(initial=0.0), 0.0)),
-        "t6_inside": max(hull.to(point).value for point in inside),
+        "t6_rise": float(rises.max(initial=0.0)),
+        "t6_inside": float(np.max([hull.to(point).value for point in inside])),  # np.max: NaN stays
         "t6_convex": float((at_mixtures - shares @ at_vertices).max()),
         "t6_certificate": float((at_mixtures - at_vertices.max()).max()),
         "w_triangle": float((distances - through).max()),

@@ -9,10 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iclr_repro.wsep.network_rewards import Diayn, Metra, SampledPwsep
 from iclr_repro.wsep.policies import PPOSettings, Rollout, SkillPolicy, World, collect, ppo_update
-from iclr_repro.wsep.rewards import CellPwsep, CellWsep, Diayn, Metra, SkillReward, SlicedWsep
+from iclr_repro.wsep.rewards import CellPwsep, CellWsep, SkillReward, SlicedWsep
 
-Method = Literal["diayn", "diayn_lsepin", "wsep", "wsep_sliced", "wsep_nearest", "metra", "pwsep", "pwsep_frozen"]
+Method = Literal[
+    "diayn",
+    "diayn_lsepin",
+    "wsep",
+    "wsep_sliced",
+    "wsep_nearest",
+    "metra",
+    "pwsep",
+    "pwsep_frozen",
+    "pwsep_sampled",
+]
+ONE_BY_ONE = ("pwsep_frozen", "pwsep_sampled")
+"""Methods whose skills learn one after the other; those before stay as they are."""
+NEED_CELLS = ("wsep", "pwsep", "pwsep_frozen")
+"""Methods that compare histograms of cells."""
 _REWARD_SIZE = 0.3
 _RUNNING = 0.9
 
@@ -25,7 +40,7 @@ class SkillLearner:
 
     Args:
         world: the environment.
-        policy: that learns.
+        policy: that learns, on the device of the world's states.
         reward: of the skills.
         skills: [G] skills that the groups of copies follow, by default all of the policy's.
         settings: of PPO.
@@ -51,7 +66,8 @@ class SkillLearner:
         if frozen_every is not None and not policy.actor.separate:
             raise ValueError("skills that share a network cannot be frozen one by one: use SkillPolicy(separate=True)")
         self.world, self.policy, self.reward, self.generator = world, policy, reward, generator
-        self.skills = torch.arange(policy.num_skills) if skills is None else skills
+        skills = torch.arange(policy.num_skills) if skills is None else skills
+        self.skills = skills.to(policy.log_std.device)
         self.settings = settings or PPOSettings()
         self.frozen_every = frozen_every
         self.optimizer = self._new_optimizer()
@@ -101,8 +117,9 @@ class SkillLearner:
     def _active(self) -> Tensor:
         """The groups that learn."""
         if self.frozen_every is None:
-            return torch.arange(len(self.skills))
-        return torch.tensor([min(self._steps // self.frozen_every, len(self.skills) - 1)])
+            return torch.arange(len(self.skills), device=self.skills.device)
+        learning = min(self._steps // self.frozen_every, len(self.skills) - 1)
+        return torch.tensor([learning], device=self.skills.device)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.policy.parameters(), lr=self.settings.learning_rate)
@@ -116,19 +133,21 @@ def make_reward(
     metric: np.ndarray | None,
     generator: torch.Generator,
     hidden: int = 64,
+    device: torch.device | str = "cpu",
 ) -> SkillReward:
     """Make the reward of a method.
 
     diayn, diayn_lsepin: `Diayn`; wsep: `CellWsep`; wsep_sliced, wsep_nearest: `SlicedWsep`; metra: `Metra`; pwsep,
-    pwsep_frozen: `CellPwsep`.
+    pwsep_frozen: `CellPwsep`; pwsep_sampled: `SampledPwsep`.
 
     Args:
         method: which.
         num_skills: K.
         world: where skills live.
-        metric: [S, S] distances between cells, for wsep and pwsep.
+        metric: [S, S] distances between cells, for the methods in `NEED_CELLS`.
         generator: draws weights and directions.
         hidden: units of the layers of discriminators.
+        device: where their networks live, as the world's states.
 
     Raises:
         ValueError: an unknown method, or no metric where one is needed.
@@ -137,11 +156,15 @@ def make_reward(
         raise ValueError(f"method is {method!r}, expected one of {', '.join(get_args(Method))}")
     if method in ("diayn", "diayn_lsepin"):
         weight = 1.0 if method == "diayn_lsepin" else 0.0
-        return Diayn(num_skills, world.state_size, lsepin_weight=weight, hidden=hidden, generator=generator)
+        return Diayn(
+            num_skills, world.state_size, lsepin_weight=weight, hidden=hidden, generator=generator, device=device
+        )
     if method == "metra":
-        return Metra(num_skills, world.state_size, hidden=hidden, generator=generator)
+        return Metra(num_skills, world.state_size, hidden=hidden, generator=generator, device=device)
     if method in ("wsep_sliced", "wsep_nearest"):
         return SlicedWsep(generator=generator, nearest=method == "wsep_nearest")
+    if method == "pwsep_sampled":
+        return SampledPwsep(num_skills, world.state_size, hidden=hidden, generator=generator, device=device)
     if metric is None:
         raise ValueError(f"{method} needs the distances between cells, which this world does not have")
     return CellWsep(metric) if method == "wsep" else CellPwsep(metric)
@@ -155,9 +178,9 @@ def cell_occupancies(rollout: Rollout, num_cells: int) -> np.ndarray:
     """
     if rollout.cells is None:
         raise ValueError("the world has no cells to count")
-    visited = rollout.cells[:, :, 1:].flatten(1)
+    visited = rollout.cells[:, :, 1:].flatten(1).cpu()
     counts = torch.stack([torch.bincount(row, minlength=num_cells) for row in visited]).double()
-    return np.asarray((counts / counts.sum(dim=1, keepdim=True)).cpu().numpy())
+    return np.asarray((counts / counts.sum(dim=1, keepdim=True)).numpy())
 
 
 def goal_distances(rollout: Rollout, metric: np.ndarray) -> np.ndarray:

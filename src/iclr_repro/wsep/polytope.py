@@ -18,6 +18,7 @@ from iclr_repro.wsep.mdp import TabularMDP, deterministic_occupancies
 _RANK_TOLERANCE = 1e-9
 _FACET_TOLERANCE = 1e-9
 _MAX_QHULL_DIMENSION = 8
+_SOLVED, _INFEASIBLE = 0, 2  # what scipy.optimize.linprog calls status
 
 
 def polytope_vertices(mdp: TabularMDP) -> np.ndarray:
@@ -39,8 +40,14 @@ def hull_vertices(points: np.ndarray) -> np.ndarray:
     if the normals of the facets through it span the space, since qhull's merged facets may keep points that are no
     vertices. In more than 8 dimensions, or where qhull gives up, a linear program decides for each point whether it is
     a convex combination of the others. Of equal points none is a vertex: remove duplicates first.
+
+    Raises:
+        ValueError: points that are no finite numbers [n, S].
+        RuntimeError: HiGHS does not decide one of the linear programs, by either of its methods.
     """
     points = np.asarray(points, dtype=np.float64)
+    if points.ndim != 2 or 0 in points.shape or not np.isfinite(points).all():
+        raise ValueError(f"points has shape {points.shape}, expected [n, S] finite numbers")
     centred = points - points.mean(axis=0)
     _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
     dimension = int((sizes > _RANK_TOLERANCE * max(sizes[0], 1e-300)).sum()) if len(points) > 1 else 0
@@ -68,11 +75,17 @@ def _by_qhull(reduced: np.ndarray) -> np.ndarray:
 
 def _in_hull_of_others(points: np.ndarray, index: int) -> bool:
     rest = np.delete(points, index, axis=0)
-    found = scipy.optimize.linprog(
-        np.zeros(len(rest)),
-        A_eq=np.vstack([rest.T, np.ones(len(rest))]),
-        b_eq=np.append(points[index], 1.0),
-        bounds=(0.0, None),
-        method="highs",
+    for method in ("highs", "highs-ipm"):
+        found = scipy.optimize.linprog(
+            np.zeros(len(rest)),
+            A_eq=np.vstack([rest.T, np.ones(len(rest))]),
+            b_eq=np.append(points[index], 1.0),
+            bounds=(0.0, None),
+            method=method,
+        )
+        if found.status in (_SOLVED, _INFEASIBLE):
+            return bool(found.status == _SOLVED)
+    raise RuntimeError(
+        f"whether point {index} is a vertex was not decided: {found.message} Check that the points are not scaled to "
+        "extreme values"
     )
-    return bool(found.status == 0)

@@ -1,14 +1,13 @@
-"""Rewards of learned skills: DIAYN, DIAYN + LSEPIN, WSEP (dual, primal and METRA's temporal form), PWSEP, and goals.
+"""Rewards of learned skills that need no networks: WSEP (dual and primal), PWSEP, and goals.
 
-Every reward learns from a rollout of all skills (`update`) and then pays each transition (`rewards`). Potentials and
-networks are frozen while the policy learns. No mean over a skill's own batch is subtracted: it would erase what skills
-differ in.
+Every reward learns from a rollout of all skills (`update`) and then pays each transition (`rewards`). Potentials are
+frozen while the policy learns. No mean over a skill's own batch is subtracted: it would erase what skills differ in.
 
 Shape letters: G = K = groups, one skill each, N = copies of a group, T = steps, B = N T samples, S = cells, D = state,
 M = directions.
 
-Source: sheet 2.7 and 4.4. The paper's own networks could not be read; DIAYN and METRA follow arXiv 1802.06070 and
-2310.08887, the sliced form arXiv 2110.07940.
+Source: sheet 2.7 and 4.4. How the paper's own rewards are computed could not be read; the sliced form follows arXiv
+2110.07940.
 """
 
 from __future__ import annotations
@@ -19,17 +18,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from iclr_repro.wsep.policies import Rollout
 from iclr_repro.wsep.transport import HullDistances, kantorovich
 
 _HISTORY = 0.7  # share of the old histogram of cells
-_DISCRIMINATOR_STEPS = 4
-_DISCRIMINATOR_LEARNING_RATE = 3e-3
-_LEAST_TEMPERATURE = 0.1
-_METRA_SLACK = 1e-3
-_METRA_MULTIPLIER = 30.0
 _DIRECTIONS = 5
 
 
@@ -54,109 +48,6 @@ class SkillReward(Protocol):
         ...
 
 
-def _network(size_in: int, size_out: int, hidden: int, generator: torch.Generator) -> nn.Sequential:
-    layers = [nn.Linear(size_in, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, size_out)]
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            bound = 1.0 / math.sqrt(layer.in_features)
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-    return nn.Sequential(*layers)
-
-
-class _Learnt:
-    """A network with its optimiser, saved and restored together."""
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the network and its optimiser."""
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore them."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-
-class Diayn(_Learnt):
-    """R = log q(z | s') + log K with a learnt discriminator q: a lower bound of I(S;Z) on average.
-
-    With `lsepin_weight` lambda > 0 the least separable skills get a bonus for being told from the rest,
-
-    R += lambda K w_z (log q_z(s') + log K),  w = softmax over skills of -I_z / 0.1,
-    I_z = h_b(1/K) + mean( 1_z log q_z(s') + (1 - 1_z) log(1 - q_z(s')) ) <= I(S; 1_z)
-
-    with one-vs-rest probabilities q_z of the same network.
-
-    Args:
-        num_skills: K.
-        state_size: D.
-        lsepin_weight: lambda, 0 for DIAYN alone.
-        hidden: units of both layers.
-        generator: draws the weights.
-    """
-
-    def __init__(
-        self,
-        num_skills: int,
-        state_size: int,
-        *,
-        lsepin_weight: float = 0.0,
-        hidden: int = 64,
-        generator: torch.Generator,
-    ) -> None:
-        self.num_skills, self.lsepin_weight = num_skills, lsepin_weight
-        self.network = _network(state_size, 2 * num_skills, hidden, generator)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=_DISCRIMINATOR_LEARNING_RATE)
-
-    def update(self, rollout: Rollout) -> dict[str, float]:
-        """Take four full-batch steps of cross-entropy; returns the lower bounds of I(S;Z) and of LSEPIN."""
-        states, skills = rollout.inputs[:, :, 1:], rollout.skills
-        labels = skills[:, None, None].expand(states.shape[:-1])
-        for _ in range(_DISCRIMINATOR_STEPS):
-            which, rest = self._losses(states, labels)
-            loss = which + (rest.sum() if self.lsepin_weight else 0.0)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-        with torch.no_grad():
-            which, rest = self._losses(states, labels)
-        bounds = _binary_entropy(1.0 / self.num_skills) - rest
-        found = {"information_bound": math.log(self.num_skills) - float(which)}
-        return {**found, "lsepin_bound": float(bounds.min())} if self.lsepin_weight else found
-
-    @torch.no_grad()
-    def rewards(self, rollout: Rollout) -> Tensor:
-        """Pay each transition by its next state."""
-        states, skills = rollout.inputs[:, :, 1:], rollout.skills
-        one_hot = nn.functional.one_hot(skills, self.num_skills).bool()[:, None, None]
-        which, rest = self.network(states).chunk(2, dim=-1)
-        paid = which.log_softmax(dim=-1)[one_hot.expand_as(which)].reshape(states.shape[:-1]) + math.log(
-            self.num_skills
-        )
-        if self.lsepin_weight:
-            losses = self._losses(states, skills[:, None, None].expand(states.shape[:-1]))[1]
-            bounds = _binary_entropy(1.0 / self.num_skills) - losses
-            least = torch.softmax(-bounds / _LEAST_TEMPERATURE, dim=0)[skills]
-            bonus = nn.functional.logsigmoid(rest)[one_hot.expand_as(rest)].reshape(states.shape[:-1])
-            weight = self.lsepin_weight * self.num_skills * least[:, None, None]
-            paid = paid + weight * (bonus + math.log(self.num_skills))
-        return paid
-
-    def _losses(self, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy, and [K] one-vs-rest cross-entropies."""
-        which, rest = self.network(states.flatten(0, -2)).chunk(2, dim=-1)
-        one_hot = nn.functional.one_hot(labels.flatten(), self.num_skills).to(rest.dtype)
-        one_vs_rest = nn.functional.binary_cross_entropy_with_logits(rest, one_hot, reduction="none").mean(dim=0)
-        return nn.functional.cross_entropy(which, labels.flatten()), one_vs_rest
-
-
-def _binary_entropy(p: float) -> float:
-    return -p * math.log(p) - (1.0 - p) * math.log(1.0 - p)
-
-
 class _Histograms:
     """Running histograms of the cells that each skill visits: 0.7 old + 0.3 new, counts plus one."""
 
@@ -173,12 +64,12 @@ class _Histograms:
         if rollout.cells is None:
             raise ValueError("this objective needs cells, which the world does not have: use the sliced or METRA form")
         num_cells = len(self.metric)
-        visited = rollout.cells[:, :, 1:].flatten(1)
+        visited = rollout.cells[:, :, 1:].flatten(1).cpu()  # programs are solved there
         counts = torch.stack([torch.bincount(row, minlength=num_cells) for row in visited]).double() + 1.0
         new = counts / counts.sum(dim=1, keepdim=True)
         old = self.histograms
         self.histograms = new if old is None else _HISTORY * old + (1.0 - _HISTORY) * new
-        return self.histograms.cpu().numpy()
+        return self.histograms.numpy()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the histograms."""
@@ -294,7 +185,8 @@ class SlicedWsep:
         paid_GGB /= _DIRECTIONS
         means_GG = paid_GGB.mean(dim=2)
         if self._nearest:
-            closest = (means_GG + torch.diag(torch.full((num_groups,), math.inf))).argmin(dim=1)
+            itself = torch.eye(num_groups, dtype=torch.bool, device=means_GG.device)
+            closest = means_GG.masked_fill(itself, math.inf).argmin(dim=1)
             chosen = paid_GGB[torch.arange(num_groups), closest]
         else:
             chosen = paid_GGB.sum(dim=1) / (num_groups - 1)
@@ -311,65 +203,6 @@ class SlicedWsep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore nothing."""
-
-
-class _Embedding(nn.Module):
-    """METRA's phi and the logarithm of its multiplier."""
-
-    def __init__(self, phi: nn.Sequential) -> None:
-        super().__init__()
-        self.phi = phi
-        self.log_multiplier = nn.Parameter(torch.tensor(math.log(_METRA_MULTIPLIER)))
-
-
-class Metra(_Learnt):
-    """METRA's discrete objective, a Wasserstein dependency in the temporal metric: R = (phi(s') - phi(s))^T m_z.
-
-    m_z = (e_z - 1/K) K / (K - 1); phi maximises the mean of R under mean_k (phi(s') - phi(s))_k^2 <= 1, by a multiplier
-    that is learnt as its logarithm. As in the public code the constraint takes the mean over k, not the sum.
-
-    Args:
-        num_skills: K.
-        state_size: D.
-        hidden: units of both layers.
-        generator: draws the weights.
-    """
-
-    network: _Embedding
-
-    def __init__(self, num_skills: int, state_size: int, *, hidden: int = 64, generator: torch.Generator) -> None:
-        self.network = _Embedding(_network(state_size, num_skills, hidden, generator))
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=_DISCRIMINATOR_LEARNING_RATE)
-        codes = torch.eye(num_skills) - 1.0 / num_skills
-        self._codes = codes * num_skills / (num_skills - 1)
-
-    def update(self, rollout: Rollout) -> dict[str, float]:
-        """Take four full-batch steps; returns the multiplier and the mean squared step of phi."""
-        for _ in range(_DISCRIMINATOR_STEPS):
-            steps = self._steps(rollout)
-            gain = (steps * self._codes_of(rollout)).sum(dim=-1).mean()
-            penalty = (1.0 - steps.square().mean(dim=-1)).clamp(max=_METRA_SLACK)
-            log_multiplier = self.network.log_multiplier
-            phi_loss = -gain - log_multiplier.exp().detach() * penalty.mean()
-            self.optimizer.zero_grad()
-            (phi_loss + log_multiplier * penalty.mean().detach()).backward()
-            self.optimizer.step()
-        return {
-            "multiplier": float(log_multiplier.detach().exp()),
-            "squared_step": float(steps.detach().square().mean()),
-        }
-
-    @torch.no_grad()
-    def rewards(self, rollout: Rollout) -> Tensor:
-        """Pay each transition."""
-        return (self._steps(rollout) * self._codes_of(rollout)).sum(dim=-1)
-
-    def _steps(self, rollout: Rollout) -> Tensor:
-        embedded: Tensor = self.network.phi(rollout.inputs)
-        return embedded[:, :, 1:] - embedded[:, :, :-1]
-
-    def _codes_of(self, rollout: Rollout) -> Tensor:
-        return self._codes.to(rollout.inputs.device)[rollout.skills][:, None, None]
 
 
 class GoalReward:

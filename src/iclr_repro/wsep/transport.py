@@ -29,6 +29,7 @@ Reduction = Literal["sum", "min", "energy"]
 Solver = Literal["auto", "transport", "potentials"]
 _MAX_STATES_OF_POTENTIALS = 6
 _TIGHT = 1e-12
+_OPTIMAL = 1  # POT's result code
 
 
 def wasserstein(p: np.ndarray, q: np.ndarray, metric: np.ndarray) -> float:
@@ -65,7 +66,7 @@ def wasserstein_matrix(p: np.ndarray, q: np.ndarray, metric: np.ndarray, *, solv
     if solver not in get_args(Solver):
         raise ValueError(f"solver is {solver!r}, expected one of {', '.join(get_args(Solver))}")
     if solver == "potentials" or (solver == "auto" and len(metric) <= _MAX_STATES_OF_POTENTIALS):
-        extreme_FS = extreme_potentials(metric)
+        extreme_FS = _extreme_potentials(metric.tobytes(), len(metric))
         p_nF, q_mF = p @ extreme_FS.T, q @ extreme_FS.T
         return np.stack([(row - q_mF).max(axis=1) for row in p_nF]).clip(min=0.0)
     if p is q:
@@ -80,7 +81,12 @@ def extreme_potentials(metric: np.ndarray) -> np.ndarray:
     """Return [F, S] the vertices of { f : f(s) - f(t) <= M[s, t], f(0) = 0 }.
 
     W(p, q) is the maximum of <f, p - q> over them. For a generic metric there are 2, 6, 20, 70, 252 for S = 2, ..., 6.
+
+    Raises:
+        ValueError: no metric.
     """
+    metric = np.ascontiguousarray(metric, dtype=np.float64)
+    check_metric(metric, len(metric))
     return _extreme_potentials(metric.tobytes(), len(metric))
 
 
@@ -126,8 +132,19 @@ def kantorovich(p: np.ndarray, q: np.ndarray, metric: np.ndarray) -> Transport:
         p: [S] distribution.
         q: [S] distribution.
         metric: [S, S].
+
+    Raises:
+        ValueError: p or q that are no distributions over the metric's states.
+        RuntimeError: POT did not find the optimum.
     """
-    plan, log = ot.emd(*(_normalised(side) for side in (p, q)), metric, log=True, check_marginals=False)
+    metric = np.ascontiguousarray(metric, dtype=np.float64)
+    for name, side in (("p", p), ("q", q)):
+        if np.shape(side) != metric.shape[:1]:
+            raise ValueError(f"{name} has shape {np.shape(side)}, expected {metric.shape[:1]}, the metric's states")
+        check_distributions(np.asarray(side), name)
+    plan, log = ot.emd(*(_normalised(np.asarray(side)) for side in (p, q)), metric, log=True, check_marginals=False)
+    if log["result_code"] != _OPTIMAL:
+        raise RuntimeError(f"the transport problem was not solved: {log['warning']}")
     # Of all 1-Lipschitz functions that agree with the dual where q has mass, the largest.
     second = np.where(np.asarray(q) > 0.0, log["v"], -np.inf)
     return Transport(float((plan * metric).sum()), (metric - second).min(axis=1))

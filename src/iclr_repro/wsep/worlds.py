@@ -53,12 +53,15 @@ class GymWorld:
         num_envs: copies.
         horizon: steps of an episode.
         seed: of the environments.
+        device: where states are handed over; the environments themselves run on the processor.
 
     Raises:
-        ValueError: states or actions that are no vectors.
+        ValueError: states or actions that are no vectors, or actions without bounds.
     """
 
-    def __init__(self, env_id: str, num_envs: int, *, horizon: int, seed: int) -> None:
+    def __init__(
+        self, env_id: str, num_envs: int, *, horizon: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
         self.env = gymnasium.make_vec(env_id, num_envs=num_envs, vectorization_mode="sync")
         states, actions = self.env.single_observation_space, self.env.single_action_space
         for name, space in (("states", states), ("actions", actions)):
@@ -66,22 +69,25 @@ class GymWorld:
                 raise ValueError(f"{env_id} has {name} {space}, expected a Box of vectors")
         assert isinstance(states, gymnasium.spaces.Box)
         assert isinstance(actions, gymnasium.spaces.Box)
+        if not actions.is_bounded():
+            raise ValueError(f"{env_id} has actions {actions}, expected bounds: actions in [-1, 1] are scaled to them")
         self.num_envs, self.horizon = num_envs, horizon
         self.state_size, self.action_size = states.shape[0], actions.shape[0]
         self._low, self._high = actions.low, actions.high
         self._seed: int | None = seed
+        self._device = device
 
     def start(self) -> Tensor:
         """Begin episodes."""
         states, _ = self.env.reset(seed=self._seed)
         self._seed = None
-        return torch.from_numpy(np.asarray(states, dtype=np.float32))
+        return torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self._device)
 
     def move(self, actions: Tensor) -> Tensor:
         """Take actions."""
         clipped = actions.clamp(-1.0, 1.0).cpu().numpy()
         states = self.env.step(self._low + (clipped + 1.0) / 2.0 * (self._high - self._low))[0]
-        return torch.from_numpy(np.asarray(states, dtype=np.float32))
+        return torch.from_numpy(np.asarray(states, dtype=np.float32)).to(self._device)
 
     def scaled(self, states: Tensor) -> Tensor:
         """Squash states, whose range is not known, to about [-1, 1]."""

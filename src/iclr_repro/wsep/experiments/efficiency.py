@@ -23,7 +23,6 @@ from iclr_repro.wsep.costs import PairTables
 from iclr_repro.wsep.discovery import pwsep
 from iclr_repro.wsep.envs import PointMaze2DVectorEnv
 from iclr_repro.wsep.experiments.exact import all_or_some_sets
-from iclr_repro.wsep.information import lsepin, mutual_information
 from iclr_repro.wsep.learner import Method, make_reward
 from iclr_repro.wsep.mdp import occupancy, uniform_policy
 from iclr_repro.wsep.policies import PPOSettings, SkillPolicy, collect, ppo_update
@@ -87,8 +86,8 @@ class Efficiency:
         vectorised, loop = time_in_turn(at_once, in_a_loop, repeats=self.repeats)
         found.add("tables/speedup", loop / vectorised)
         found.add("tables/largest_difference", float(np.abs(results["at_once"] - results["loop"]).max()))
-        found.add("tables/vertices", len(vertices))
-        found.add("tables/n", len(sets))
+        found.add_exact("tables/vertices", float(len(vertices)))
+        found.add_exact("tables/n", float(len(sets)))
 
     def _maze(self, run: Run, found: Measurements) -> None:
         layout = find_layout("square5_walls")
@@ -113,7 +112,7 @@ class Efficiency:
         found.add("maze/speedup", (apart / few) / (together / self.copies))
         difference = np.abs(states["tensor"][:few] - states["loop"]).max()
         found.add("maze/largest_difference", float(difference))
-        found.add("maze/n", self.copies)
+        found.add_exact("maze/n", float(self.copies))
 
     def _profile(self, run: Run, found: Measurements) -> pd.DataFrame:
         """Seconds of one iteration of each part, at the settings of the experiment `maze`."""
@@ -144,12 +143,19 @@ def looped_scores(vertices: np.ndarray, metric: np.ndarray, sets: np.ndarray) ->
     for i, j in itertools.combinations(range(len(vertices)), 2):
         p, q = vertices[i] / vertices[i].sum(), vertices[j] / vertices[j].sum()
         distances[i, j] = distances[j, i] = ot.emd2(p, q, metric, check_marginals=False)
+
+    def divergence(p: np.ndarray, q: np.ndarray) -> float:
+        return float((p * np.log(p / q)).sum())
+
     rows = []
     for chosen in sets:
-        skills, among = vertices[chosen], distances[np.ix_(chosen, chosen)]
-        rows.append(
-            (mutual_information(skills), lsepin(skills), among.sum() / 2.0, distances[:, chosen].min(axis=1).mean())
-        )
+        skills, number = vertices[chosen], len(chosen)
+        average = skills.mean(axis=0)
+        own = [divergence(skill, average) for skill in skills]
+        rest = [divergence((number * average - skill) / (number - 1), average) for skill in skills]
+        separate = [(one + (number - 1) * other) / number for one, other in zip(own, rest, strict=True)]
+        among = sum(distances[i, j] for i, j in itertools.combinations(chosen, 2))
+        rows.append((sum(own) / number, min(separate), among, distances[:, chosen].min(axis=1).mean()))
     return np.array(rows)
 
 

@@ -21,6 +21,8 @@ from iclr_repro.wsep.discovery import choose_skill
 from iclr_repro.wsep.envs import PointMaze2DVectorEnv
 from iclr_repro.wsep.information import lsepin, mutual_information
 from iclr_repro.wsep.learner import (
+    NEED_CELLS,
+    ONE_BY_ONE,
     Method,
     SkillLearner,
     cell_occupancies,
@@ -28,7 +30,7 @@ from iclr_repro.wsep.learner import (
     goal_distances,
     make_reward,
 )
-from iclr_repro.wsep.policies import Rollout, SkillPolicy, collect
+from iclr_repro.wsep.policies import Rollout, SkillPolicy, World, collect
 from iclr_repro.wsep.rewards import GoalReward
 from iclr_repro.wsep.transport import wsep
 from iclr_repro.wsep.worlds import GymWorld, MazeWorld
@@ -48,16 +50,54 @@ def check_methods(methods: tuple[str, ...]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maze:
-    """Skills of each objective learnt by PPO in a maze: what they cover, and how well they start on goals."""
+class _Learned:
+    """What learning skills takes, in any world."""
 
-    layout: str = parameter("a grid of the package as the maze")
     methods: tuple[str, ...] = parameter("objectives; untrained policies are always beside them")
     num_skills: int = parameter("skills K", low=2)
-    copies: int = parameter("copies of the maze for each skill", low=1)
+    copies: int = parameter("copies of the environment for each skill", low=1)
     horizon: int = parameter("steps of an episode", low=1)
     iterations: int = parameter("episodes of every copy, each followed by learning", low=1)
     hidden: int = parameter("units of each layer of all networks", low=1)
+
+    def new_learner(
+        self,
+        run: Run,
+        method: str,
+        world: World,
+        *,
+        metric: np.ndarray | None,
+        policy_generator: torch.Generator,
+        generator: torch.Generator,
+    ) -> SkillLearner:
+        """Make the learner of a method on the run's device; that of untrained policies is there to be measured."""
+        frozen = method in ONE_BY_ONE
+        policy = SkillPolicy(
+            self.num_skills,
+            world.state_size,
+            world.action_size,
+            hidden=self.hidden,
+            separate=frozen,
+            generator=policy_generator,
+        ).to(run.device)
+        reward = make_reward(
+            "diayn" if method == _UNTRAINED else method,  # type: ignore[arg-type]
+            self.num_skills,
+            world,
+            metric=metric,
+            generator=generator,
+            hidden=self.hidden,
+            device=run.device,
+        )
+        every = max(1, self.iterations // self.num_skills) if frozen else None
+        return SkillLearner(world, policy, reward, generator=generator, frozen_every=every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maze(_Learned):
+    """Skills of each objective learnt by PPO in a maze: what they cover, and how well they start on goals."""
+
+    layout: str = parameter("a grid of the package as the maze")
     runs: int = parameter("paired runs: the methods of a run begin with the same policy", low=1)
     episodes: int = parameter("episodes of each skill that are measured", low=2)
     audit_draws: int = parameter("bootstrap draws of the audit of the first run's skills", low=2)
@@ -99,7 +139,7 @@ class Maze:
                 )
                 if index == 0:
                     shown[method] = rollout
-                    visited = [list(cells.numpy()) for cells in rollout.cells[:, :, 1:]]  # type: ignore[index]
+                    visited = [list(cells.cpu().numpy()) for cells in rollout.cells[:, :, 1:]]  # type: ignore[index]
                     audits[method] = audit_skills(
                         visited, metric, draws=self.audit_draws, rng=run.rng(f"audit/{method}")
                     ).summary
@@ -124,29 +164,24 @@ class Maze:
 
     def _learner(self, run: Run, method: str, index: int, seed: int, metric: np.ndarray) -> SkillLearner:
         generator = run.torch_rng(f"{method}/{index}")
-        world = self._world(self.copies * self.num_skills, generator)
-        frozen = method == "pwsep_frozen"
-        policy = SkillPolicy(
-            self.num_skills, 2, 2, hidden=self.hidden, separate=frozen, generator=torch.Generator().manual_seed(seed)
-        )
-        reward = make_reward(
-            "diayn" if method == _UNTRAINED else method,  # type: ignore[arg-type]
-            self.num_skills,
-            world,
+        return self.new_learner(
+            run,
+            method,
+            self._world(run, self.copies * self.num_skills, generator),
             metric=metric,
+            policy_generator=torch.Generator().manual_seed(seed),
             generator=generator,
-            hidden=self.hidden,
         )
-        every = max(1, self.iterations // self.num_skills) if frozen else None
-        return SkillLearner(world, policy, reward, generator=generator, frozen_every=every)
 
-    def _world(self, copies: int, generator: torch.Generator) -> MazeWorld:
-        return MazeWorld(PointMaze2DVectorEnv(copies, self.layout, horizon=self.horizon), generator=generator)
+    def _world(self, run: Run, copies: int, generator: torch.Generator) -> MazeWorld:
+        env = PointMaze2DVectorEnv(copies, self.layout, horizon=self.horizon, device=run.device)
+        return MazeWorld(env, generator=generator)
 
     def _measured(self, run: Run, policy: SkillPolicy, name: str) -> Rollout:
         generator = run.torch_rng(f"measured/{name}")
-        world = self._world(self.episodes * self.num_skills, generator)
-        return collect(world, policy, torch.arange(self.num_skills), generator=generator)
+        world = self._world(run, self.episodes * self.num_skills, generator)
+        skills = torch.arange(self.num_skills, device=run.device)
+        return collect(world, policy, skills, generator=generator)
 
     def _finetuned(
         self,
@@ -164,8 +199,8 @@ class Maze:
             skill = choose_skill(occupancies, reward=reward)
             before.append(float(occupancies[skill] @ reward))
             generator = run.torch_rng(f"finetune/{name}/{goal}")
-            world = self._world(self.copies * self.num_skills, generator)
-            skills = torch.tensor([skill])
+            world = self._world(run, self.copies * self.num_skills, generator)
+            skills = torch.tensor([skill], device=run.device)
             learner = SkillLearner(
                 world, copy.deepcopy(policy), GoalReward([goal], metric), skills=skills, generator=generator
             )
@@ -176,22 +211,16 @@ class Maze:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Locomotion:
+class Locomotion(_Learned):
     """Skills of the objectives that need no cells, in an environment of gymnasium (MuJoCo: extra `mujoco`)."""
 
     environment: str = parameter("a gymnasium environment with vectors as states and actions")
-    methods: tuple[str, ...] = parameter("objectives without cells; untrained policies are always beside them")
-    num_skills: int = parameter("skills K", low=2)
-    copies: int = parameter("copies of the environment for each skill", low=1)
-    horizon: int = parameter("steps of an episode", low=1)
-    iterations: int = parameter("episodes of every copy, each followed by learning", low=1)
-    hidden: int = parameter("units of each layer of all networks", low=1)
     samples: int = parameter("states of each skill that are compared", low=2)
 
     def __post_init__(self) -> None:
         """Refuse unknown methods and those that need cells."""
         check_methods(self.methods)
-        needing = set(self.methods) & {"wsep", "pwsep", "pwsep_frozen"}
+        needing = set(self.methods) & set(NEED_CELLS)
         if needing:
             raise ValueError(
                 f"methods: {', '.join(sorted(needing))} need cells, which {self.environment} does not have"
@@ -201,28 +230,16 @@ class Locomotion:
         """Train every method and measure exact W between samples of the skills' scaled states."""
         found, rows = Measurements(), []
         for method in (_UNTRAINED, *self.methods):
-            generator = run.torch_rng(method)
             seed = int(run.rng("environment").integers(2**31))
-            world = GymWorld(self.environment, self.copies * self.num_skills, horizon=self.horizon, seed=seed)
-            policy = SkillPolicy(
-                self.num_skills,
-                world.state_size,
-                world.action_size,
-                hidden=self.hidden,
-                generator=run.torch_rng("policy"),
+            copies = self.copies * self.num_skills
+            world = GymWorld(self.environment, copies, horizon=self.horizon, seed=seed, device=run.device)
+            generator = run.torch_rng(method)
+            learner = self.new_learner(
+                run, method, world, metric=None, policy_generator=run.torch_rng("policy"), generator=generator
             )
-            reward = make_reward(
-                "diayn" if method == _UNTRAINED else method,  # type: ignore[arg-type]
-                self.num_skills,
-                world,
-                metric=None,
-                generator=generator,
-                hidden=self.hidden,
-            )
-            learner = SkillLearner(world, policy, reward, generator=generator)
             if method != _UNTRAINED:
                 run.fit(learner, self.iterations, name=method, log_every=10)
-            rollout = collect(world, policy, learner.skills, generator=generator)
+            rollout = collect(world, learner.policy, learner.skills, generator=generator)
             distances = sample_distances(rollout, self.samples, run.rng(f"samples/{method}"))
             apart = distances[~np.eye(len(distances), dtype=bool)].reshape(len(distances), -1)
             row = {"mean_distance": float(apart.mean()), "nearest_distance": float(apart.min(axis=1).mean())}
