@@ -42,14 +42,17 @@ def client_weights(num_examples: Sequence[int], exponent: float = 1.0) -> np.nda
 
 
 def weighted_average(states: Sequence[Mapping[str, np.ndarray]], weights: np.ndarray) -> Parameters:
-    """Return sum_k w_k phi_k, each coordinate inside the range of the clients with w_k > 0.
+    """Return sum_k w_k phi_k, each coordinate inside the range of the clients with w_k > 0 (up to rounding).
 
-    Summed in float64 and cast back, so that the order of clients matters by less than the last digit.
+    Summed in the order of the clients in their own dtype, as Flower does, so that the engines give equal bits.
     """
+    shares = [float(weight) for weight in weights]
     average = {}
-    for name, first in states[0].items():
-        total = sum(weight * state[name].astype(np.float64) for state, weight in zip(states, weights, strict=True))
-        average[name] = np.asarray(total).astype(first.dtype)
+    for name in states[0]:
+        total = states[0][name] * shares[0]
+        for state, share in zip(states[1:], shares[1:], strict=True):
+            total += state[name] * share
+        average[name] = np.asarray(total)
     return average
 
 

@@ -32,13 +32,13 @@ class Texts:
         ids: [n, T] token ids.
         mask: [n, T], True where a token counts.
         labels: [n], 0 to C - 1.
-        center: [H] or None: what is subtracted from the pooled features, the mean of the language.
+        center: [n, H] or None: what is subtracted from the pooled features, the mean of the text's language.
     """
 
     ids: Int[Tensor, "n T"]
     mask: Bool[Tensor, "n T"]
     labels: Int[Tensor, " n"]
-    center: Float[Tensor, " H"] | None = None
+    center: Float[Tensor, "n H"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,15 +46,18 @@ class Texts:
     def rows(self, rows: Any) -> Texts:
         """Return some of the texts."""
         rows = torch.as_tensor(rows)
-        return Texts(self.ids[rows], self.mask[rows], self.labels[rows], self.center)
+        center = None if self.center is None else self.center[rows]
+        return Texts(self.ids[rows], self.mask[rows], self.labels[rows], center)
 
     @classmethod
     def joined(cls, parts: Sequence[Texts]) -> Texts:
-        """Put texts together; they keep no common center."""
+        """Put texts together; they have centers if all parts have."""
+        centers = [part.center for part in parts if part.center is not None]
         return cls(
             torch.cat([part.ids for part in parts]),
             torch.cat([part.mask for part in parts]),
             torch.cat([part.labels for part in parts]),
+            torch.cat(centers) if len(centers) == len(parts) else None,
         )
 
 
@@ -242,13 +245,7 @@ class StackedPromptTrainer(PromptTrainer):
     def _logits(self, stacked: Mapping[str, Tensor], batches: Sequence[Texts]) -> Float[Tensor, "K B C"]:
         model = self.model
         num_clients, size = len(batches), len(batches[0])
-        ids, mask, center = inputs_of(batches[0], self._device)
-        if num_clients > 1:
-            whole = Texts.joined(batches)
-            ids, mask, _ = inputs_of(whole, self._device)
-            if center is not None:
-                center = torch.stack([b.center for b in batches if b.center is not None]).repeat_interleave(size, dim=0)
-                center = center.to(self._device)
+        ids, mask, center = inputs_of(Texts.joined(batches), self._device)
         virtual = None
         if model.prompt is not None:
             own = {n.removeprefix("prompt."): v for n, v in stacked.items() if n.startswith("prompt.")}
@@ -293,7 +290,7 @@ def language_center(model: PromptModel, texts: Texts, *, batch_size: int = 128) 
 def inputs_of(batch: Texts, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return ids, mask and centers of a batch on a device, cut to its longest text."""
     length = int(batch.mask.sum(dim=1).max())
-    center = None if batch.center is None else batch.center.to(device).expand(len(batch), -1)
+    center = None if batch.center is None else batch.center.to(device)
     return batch.ids[:, :length].to(device), batch.mask[:, :length].to(device), center
 
 
