@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from iclr_repro.core.data import MissingDataError
@@ -94,7 +94,7 @@ def test_logits_losses_and_gradients_are_those_of_peft(path: Path) -> None:
             for name, value in state.items():
                 value.copy_(torch.tensor(parameters[name]))
         logits = model(ids, mask)
-        loss = F.cross_entropy(logits, labels)
+        loss = functional.cross_entropy(logits, labels)
         loss.backward()
         assert torch.allclose(logits, torch.tensor(values[f"logits|{method}"]), rtol=0, atol=1e-9), method
         assert loss.item() == pytest.approx(float(values[f"loss|{method}"]), abs=1e-9)
@@ -146,7 +146,12 @@ def test_trajectories_of_the_strategies(path: Path, engine: Any) -> None:
         pytest.importorskip("flwr", reason="the extra `federated` is not installed")
     values = np.load(path)
     config = json.loads(str(values["config"]))
-    adam = {"server_learning_rate": config["aeta"], "beta_1": config["b1"], "beta_2": config["b2"], "tau": config["tau"]}
+    adam = {
+        "server_learning_rate": config["aeta"],
+        "beta_1": config["b1"],
+        "beta_2": config["b2"],
+        "tau": config["tau"],
+    }
     strategies = {
         "fedavg_n": FedAvg(),
         "fedavg_uniform": FedAvg(exponent=0.0),

@@ -1,18 +1,20 @@
-"""Federated prompt tuning of a frozen multilingual encoder: clients hold one language each and exchange prompts and a head.
+"""Federated prompt tuning of a frozen multilingual encoder: clients hold a language each and exchange prompts and a head.
 
-Fidelity: reconstruction. The paper's abstract, beginning and public reviews were read, and the code of the set-up that it
-builds on; its body, tables and appendix could not be obtained, and no code of it is public. Nothing here is private in the
-sense of a proof: parameters travel instead of texts, without differential privacy or defence against gradient inversion.
+Fidelity: reconstruction. The paper's abstract, beginning and public reviews were read, and the code of the set-up that
+it builds on; its body, tables and appendix could not be obtained, and no code of it is public. Nothing here is private
+in the sense of a proof: parameters travel instead of texts, without differential privacy or defence against gradient
+inversion.
 
     K; D_k, n_k           clients; the texts of client k and their number           `clients`; `num_examples`
     theta                 frozen encoder                                            `PromptModel.encoder`
     phi                   prompt module and head, all that is trained and travels   `trainable_state`, `Parameters`
-    m; h; e               virtual tokens; hidden size; width of the P-tuning MLP    `num_virtual_tokens`; `encoder_hidden_size`
+    m; h; e               virtual tokens; hidden size; width of the P-tuning MLP    `num_virtual_tokens`; ...
     P [m, h]              soft prompts                                              `PromptModel.prompt`
     R; E; C               rounds; local epochs; share of clients in a round         `rounds`; `epochs`; `fraction`
     w_k ~ n_k^a           weights of the average                                    `client_weights(..., exponent=a)`
     mu; beta, eta; tau    FedProx; FedAvgM; FedAdam                                 `FedProx`, `FedAvgM`, `FedAdam`
-    d(a, b); D(l)         distance of languages; of a language to its federation    `language_distance`; `federation_distance`
+    d(a, b)               distance of two languages                                 `language_distance`
+    D(l)                  distance of a language to the others of its federation    `federation_distance`
 """
 
 from iclr_repro.fed_prompt.data import (

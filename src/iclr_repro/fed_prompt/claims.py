@@ -110,9 +110,11 @@ def uniform_heads_help_most_when_poor(r: Results) -> Check:
     return _gains_more_when_poor(r, "head_uniform")
 
 
-@claim(id="C3", headline=True, source="section 5.4.1, reviews", paper="1.2 M of > 278 M, < 0.5 %; > 99 %", scales=_ALWAYS)
+@claim(
+    id="C3", headline=True, source="section 5.4.1, reviews", paper="1.2 M of > 278 M, < 0.5 %; > 99 %", scales=_ALWAYS
+)
 def prompts_are_small(r: Results) -> Check:
-    """Counts of XLM-R-base are the sheet's; under 0.5 % is trained, over 99 % of the exchange saved; bytes follow counts."""
+    """Counts of XLM-R-base are the sheet's; < 0.5 % is trained, > 99 % of the exchange saved; bytes follow counts."""
     found = r.communication
     checks = [exact(found[name], value) for name, value in _COUNTS.items()]
     for name in ("nc", "xnli", "masakhanews"):
@@ -122,7 +124,14 @@ def prompts_are_small(r: Results) -> Check:
     return all_of(*checks, within(found["small/bytes_over_count"], 0.98, 1.02))
 
 
-@claim(id="C4", headline=True, source="abstract", paper="better data efficiency; curve not available", scales=_CPU, data="real")
+@claim(
+    id="C4",
+    headline=True,
+    source="abstract",
+    paper="better data efficiency; curve not available",
+    scales=_CPU,
+    data="real",
+)
 def gain_falls_with_more_texts(r: Results) -> Check:
     """Low-resource languages gain >= 3 points more at 8 texts than at 128; rank correlation below 0 (heads only)."""
     found = r.data_efficiency
@@ -132,13 +141,17 @@ def gain_falls_with_more_texts(r: Results) -> Check:
     )
 
 
-@claim(id="C5", source="Table 2, in reviews", paper="federated clearly above centralised", scales=("paper",), data="real")
+@claim(
+    id="C5", source="Table 2, in reviews", paper="federated clearly above centralised", scales=("paper",), data="real"
+)
 def federated_is_not_below_centralised(r: Results) -> Check:
-    """Federated prompts are at least as accurate as centralised ones of as many updates (reported, judged with XLM-R)."""
+    """Federated prompts are at least as accurate as centralised ones of as many updates (judged with XLM-R)."""
     return at_least(r.methods["federated_minus_centralised"], 0.0)
 
 
-@claim(id="C6", source="review 3", paper="prompt tuning much worse than full tuning", scales=("cpu", "paper"), data="real")
+@claim(
+    id="C6", source="review 3", paper="prompt tuning much worse than full tuning", scales=("cpu", "paper"), data="real"
+)
 def full_tuning_is_more_accurate(r: Results) -> Check:
     """Federated tuning of everything is at least as accurate as federated prompt tuning."""
     return at_least(r.methods["full_minus_prompt"], 0.0)
@@ -185,14 +198,12 @@ def identities_hold(r: Results) -> Check:
     checks += [exact(found[f"training/{name}"], 1.0) for name in ("encoder_is_untouched", "phi_moves")]
     checks += [exact(found[f"training/{name}"], 0.0) for name in ("one_client_is_local", "nothing_shared_is_local")]
     tolerances = {"one_step_is_centralised": 1e-10, "no_prompt_is_head_only": 1e-12, "stacked": 1e-9, "gradient": 1e-6}
-    return all_of(
-        *checks, *(exact(found[f"training/{name}"], 0.0, tolerance=t) for name, t in tolerances.items())
-    )
+    return all_of(*checks, *(exact(found[f"training/{name}"], 0.0, tolerance=t) for name, t in tolerances.items()))
 
 
 @claim(id="C10f", source="design", paper="definition", scales=_ALWAYS)
 def engines_agree(r: Results) -> Check:
-    """Flower's strategies in this process give the embedded engine's parameters to 1e-6 (needs the extra `federated`)."""
+    """Flower's strategies in this process give the embedded engine's parameters to 1e-6 (extra `federated`)."""
     names = ("FedAvg", "FedProx", "FedAvgM", "FedAdam")
     checks = [exact(r.engines[f"flower_inprocess/{name}"], 0.0, tolerance=1e-6) for name in names]
     return all_of(*checks, exact(r.engines["training/phi_moves"], 1.0))

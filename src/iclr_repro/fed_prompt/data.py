@@ -14,7 +14,24 @@ from iclr_repro.fed_prompt.distance import Uriel
 
 Find = Callable[[str], Path]
 
-MASAKHANEWS = ("amh", "eng", "fra", "hau", "ibo", "lin", "lug", "orm", "pcm", "run", "sna", "som", "swa", "tir", "xho", "yor")
+MASAKHANEWS = (
+    "amh",
+    "eng",
+    "fra",
+    "hau",
+    "ibo",
+    "lin",
+    "lug",
+    "orm",
+    "pcm",
+    "run",
+    "sna",
+    "som",
+    "swa",
+    "tir",
+    "xho",
+    "yor",
+)
 LOW = ("lin", "lug", "orm", "run", "sna", "som", "tir", "xho")
 LABELS = ("business", "entertainment", "health", "politics", "religion", "sports", "technology")
 SIB_LABELS = ("science/technology", "travel", "politics", "sports", "health", "entertainment", "geography")
@@ -192,9 +209,10 @@ def synthetic_corpus(
 ) -> Corpus:
     """Generate languages that share a known part of their words.
 
-    Every label has 40 concepts, and 200 are neutral. Concept z has in language l the shared word with probability rho_l,
-    else a word of l's own. A text of label y has 10 + Poisson(20) places, each a concept of y with probability 0.3 (by
-    Zipf's law), else a neutral one. At rho = 0 nothing can be transferred without parallel text, at rho = 1 all.
+    Every label has 40 concepts, and 200 are neutral. Concept z has in language l the shared word with probability
+    rho_l, else a word of l's own. A text of label y has 10 + Poisson(20) places, each a concept of y with probability
+    0.3 (by Zipf's law), else a neutral one. At rho = 0 nothing can be transferred without parallel text, at rho = 1
+    all.
 
     Args:
         num_languages: K.
@@ -217,7 +235,9 @@ def synthetic_corpus(
     names = [f"l{number}" for number in range(num_languages)]
     num_concepts = 40 * num_labels + 200
     shared = rng.random((num_languages, num_concepts)) < rho[:, None]
-    words = [[f"w{z}" if shared[k, z] else f"{names[k]}x{z}" for z in range(num_concepts)] for k in range(num_languages)]
+    words = [
+        [f"w{z}" if shared[k, z] else f"{names[k]}x{z}" for z in range(num_concepts)] for k in range(num_languages)
+    ]
     zipf = 1 / np.arange(1, 41)
     zipf /= zipf.sum()
 

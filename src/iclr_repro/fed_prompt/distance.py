@@ -56,8 +56,8 @@ def language_distance(uriel: Uriel, first: str, second: str, *, kind: DistanceKi
         uriel: the features u.
         first: a, an ISO 639-3 code.
         second: b.
-        kind: which block of features: syntactic, phonological, inventory, featural (all three), family, or mean3, the mean
-            of the first three distances.
+        kind: which block of features: syntactic, phonological, inventory, featural (all three), family, or mean3, the
+            mean of the first three distances.
 
     Raises:
         ValueError: a language without a row, an unknown kind, or a language without any feature of that kind.

@@ -97,8 +97,8 @@ class Federation:
         seed: of the drawing.
         min_clients: fewest useful answers with which a round goes on.
         timeout_s: an answer that took longer is not used. A client in this process cannot be cut short.
-        local_prefixes: parameters with such names stay with their client: ("head.",) shares no head, ("",) shares nothing,
-            which is local training.
+        local_prefixes: parameters with such names stay with their client: ("head.",) shares no head, ("",) shares
+            nothing, which is local training.
 
     Attributes:
         parameters: phi; of what is not shared, phi_0.
@@ -127,8 +127,8 @@ class Federation:
         self.num_sampled = num_sampled(len(clients), fraction)
         if not 1 <= min_clients <= self.num_sampled:
             raise ValueError(
-                f"min_clients: got {min_clients}, but {self.num_sampled} of {len(clients)} clients take part in a round:"
-                " lower it, or raise the fraction"
+                f"min_clients: got {min_clients}, but {self.num_sampled} of {len(clients)} clients take part in a"
+                " round: lower it, or raise the fraction"
             )
         self.parameters: Parameters = {name: np.array(initial[name]) for name in sorted(initial)}
         self.round, self.num_bytes = 0, 0
@@ -211,9 +211,7 @@ class Federation:
             found = self._trainer.train_together(chosen, sent, number, proximal_mu=mu)
             pairs: list[tuple[int, ClientUpdate | Exception]] = list(zip(chosen, found, strict=True))
         else:
-            pairs = [
-                (client, self._trained(client, own, number, mu)) for client, own in zip(chosen, sent, strict=True)
-            ]
+            pairs = [(client, self._trained(client, own, number, mu)) for client, own in zip(chosen, sent, strict=True)]
         useful = []
         for (client, answer), own in zip(pairs, sent, strict=True):
             if problem := str(answer) if isinstance(answer, Exception) else problem_of(answer, own):

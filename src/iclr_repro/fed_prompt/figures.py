@@ -159,7 +159,7 @@ def distance_scatter(table: pd.DataFrame, distance: str) -> Figure:
 
 
 def counts(table: pd.DataFrame) -> Figure:
-    """Trained parameters of XLM-R-base by kind: prompts, head, and the second copy of the head that early peft counted."""
+    """Trained parameters of XLM-R-base by kind, and with the second copy of the head that early peft counted."""
     of_task = table.loc[table.index.get_level_values(0)[0]]
     made, axes = figure(width=6.4, height=3.0)
     ax = axes[0, 0]

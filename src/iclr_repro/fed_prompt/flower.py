@@ -1,7 +1,7 @@
-"""Flower's engines: the same trainer and clients under Flower's strategies, in this process, on Ray, or on real machines.
+"""Flower's engines: the same trainer and clients under Flower's strategies, here, on Ray, or on real machines.
 
-Needs the extra `federated`. `client_app` and `start_strategy` speak the Message API, and everything else is a way to
-carry the messages: `InProcessGrid` here, the simulation of Flower, or a SuperLink (`flower_app`).
+Needs the extra `federated`. `make_client_app` and `start_strategy` speak the Message API, and everything else is a way
+to carry the messages: `InProcessGrid` here, the simulation of Flower, or a SuperLink (`flower_app`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -26,10 +27,12 @@ from iclr_repro.fed_prompt.strategies import ClientUpdate, FedAdam, FedAvg, FedA
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read when flwr is imported; on by default there
 try:
-    from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
-    from flwr.clientapp import ClientApp
-    from flwr.serverapp import Grid, ServerApp
-    from flwr.serverapp import strategy as flower_strategies
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of its own libraries
+        from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+        from flwr.clientapp import ClientApp
+        from flwr.serverapp import Grid, ServerApp
+        from flwr.serverapp import strategy as flower_strategies
 except ImportError as error:
     raise ModuleNotFoundError(
         "the engines flower_inprocess and flower need the extra `federated`: pip install 'iclr-repro[federated]'"
@@ -41,10 +44,10 @@ _PATIENCE_S = 3600.0
 logging.getLogger("flwr").setLevel(logging.ERROR)  # it tells of every round, and that it evaluates nothing
 
 
-def client_app(trainer_of: Callable[[Context], Trainer]) -> ClientApp:
+def make_client_app(trainer_of: Callable[[Context], Trainer]) -> ClientApp:
     """Make a Flower ClientApp that trains one client, named by `partition-id` of its node.
 
-    It receives the records "arrays" (phi_t) and "config" ("server-round", "proximal-mu", "exponent"), and answers with
+    It receives the records "arrays" (phi_t) and "config" ("round", "proximal-mu", "exponent"), and answers with
     "arrays" and "metrics": "num-examples", "loss" and "weight", which is n_k^a, what Flower averages by.
 
     Args:
@@ -58,7 +61,7 @@ def client_app(trainer_of: Callable[[Context], Trainer]) -> ClientApp:
         update = trainer_of(context).train(
             int(context.node_config["partition-id"]),
             _parameters(message.content["arrays"]),
-            int(config["server-round"]),
+            int(config["round"]),
             proximal_mu=float(config["proximal-mu"]),
         )
         metrics = {
@@ -83,21 +86,45 @@ def start_strategy(
     min_clients: int = 1,
     num_clients: int,
     timeout_s: float | None = None,
+    first_round: int = 1,
+    after_round: Callable[[int, Parameters], None] | None = None,
 ) -> FederationResult:
     """Run the rounds of a federation with Flower's own strategy of the same name on any grid.
 
     Answers that cannot be used are left out, as by the embedded engine.
 
+    Args:
+        grid: carries the messages.
+        strategy: which of Flower's is used, and its constants.
+        initial: phi at the start.
+        rounds: R.
+        fraction: C.
+        seed: of the drawing of clients.
+        min_clients: fewest useful answers.
+        num_clients: K; nothing starts before all are there.
+        timeout_s: of a round.
+        first_round: number of the first round, for a server that goes on; the state of FedAvgM and FedAdam starts anew.
+        after_round: told the number of rounds done here, and phi.
+
     Raises:
         FederationError: too few useful answers in a round.
     """
     num_sampled(num_clients, fraction)
-    made = _guarded(strategy, fraction=fraction, seed=seed, min_clients=min_clients, num_clients=num_clients)
+    made = _guarded(
+        strategy,
+        fraction=fraction,
+        seed=seed,
+        min_clients=min_clients,
+        num_clients=num_clients,
+        rounds_before=first_round - 1,
+    )
     history: list[Parameters] = []
 
     def keep(round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if round > 0:
             history.append(_parameters(arrays))
+            if after_round is not None:
+                after_round(round, history[-1])
         return None
 
     made.start(
@@ -130,7 +157,7 @@ def run_federation(
     timeout_s: float | None,
 ) -> FederationResult:
     """Run a federation under Flower; see `federation.run_federation`, which calls this."""
-    app = client_app(lambda context: trainer)
+    app = make_client_app(lambda context: trainer)
     options: dict[str, Any] = {
         "rounds": rounds,
         "fraction": fraction,
@@ -175,8 +202,8 @@ class InProcessGrid(Grid):
             from flwr.supercore.task_identity import TaskIdentity
         except ImportError as error:
             raise ImportError(
-                f"flwr {importlib.metadata.version('flwr')} has no flwr.supercore.task_identity, which the in-process grid"
-                " needs: install flwr 1.41, or use engine=embedded or engine=flower"
+                f"flwr {importlib.metadata.version('flwr')} has no flwr.supercore.task_identity, which the in-process"
+                " grid needs: install flwr 1.41, or use engine=embedded or engine=flower"
             ) from error
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 1
         self._app = app
@@ -209,9 +236,7 @@ class InProcessGrid(Grid):
         ttl: float | None = None,
     ) -> Message:
         """Make a message."""
-        return Message(
-            content=content, message_type=message_type, dst_node_id=dst_node_id, group_id=group_id, ttl=ttl
-        )
+        return Message(content=content, message_type=message_type, dst_node_id=dst_node_id, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> list[int]:
         """Return the nodes."""
@@ -239,7 +264,9 @@ class InProcessGrid(Grid):
         return replies
 
 
-def _guarded(strategy: FedAvg, *, fraction: float, seed: int, min_clients: int, num_clients: int) -> Any:
+def _guarded(
+    strategy: FedAvg, *, fraction: float, seed: int, min_clients: int, num_clients: int, rounds_before: int
+) -> Any:
     """Return Flower's strategy of the same kind, which draws our clients and leaves out what cannot be used."""
     base, options = _flower_strategy(strategy)
     number = num_sampled(num_clients, fraction)
@@ -260,8 +287,10 @@ def _guarded(strategy: FedAvg, *, fraction: float, seed: int, min_clients: int, 
             config["exponent"] = float(strategy.exponent)
             if "proximal-mu" not in config:
                 config["proximal-mu"] = float(strategy.proximal_mu)
-            chosen = sampled_clients(num_clients, number, seed=seed, round=server_round)
-            messages = list(super().configure_train(server_round, arrays, config, _Chosen(grid, num_clients, chosen)))
+            round = rounds_before + server_round
+            chosen = _Chosen(grid, num_clients, sampled_clients(num_clients, number, seed=seed, round=round))
+            config["round"] = round
+            messages = list(super().configure_train(server_round, arrays, config, chosen))
             self.num_bytes += len(messages) * arrays.count_bytes()
             return messages
 
@@ -272,9 +301,7 @@ def _guarded(strategy: FedAvg, *, fraction: float, seed: int, min_clients: int, 
                 update = None if reply.has_error() else _update(reply)
                 problem = reply.error.reason if update is None else problem_of(update, sent)
                 if update is None or problem:
-                    _LOG.warning(
-                        "round %d: node %d is left out: %s", server_round, reply.metadata.src_node_id, problem
-                    )
+                    _LOG.warning("round %d: node %d is left out: %s", server_round, reply.metadata.src_node_id, problem)
                     continue
                 self.num_bytes += reply.content["arrays"].count_bytes()
                 useful.append(reply)

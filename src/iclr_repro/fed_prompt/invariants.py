@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 from iclr_repro.fed_prompt.federation import Federation, run_federation
 from iclr_repro.fed_prompt.model import build_prompt_model, load_trainable_state, trainable_state
@@ -58,7 +58,7 @@ def random_model(kind: Any = "prompt", *, seed: int, num_virtual_tokens: int = 3
 
 
 def aggregation_identities(*, rng: np.random.Generator) -> dict[str, float]:
-    """Return deviations of averages: convexity, fixed point, scale, weightless clients, order; and special strategies."""
+    """Return deviations of averages: convexity, fixed point, scale, weightless clients, order; special strategies."""
     sizes = [40, 12, 8, 0]
     states = [{"a": rng.normal(size=(5, 4)), "b": rng.normal(size=7)} for _ in sizes]
     updates = [ClientUpdate(state, num_examples=n, loss=0.0) for state, n in zip(states, sizes, strict=True)]
@@ -83,7 +83,7 @@ def aggregation_identities(*, rng: np.random.Generator) -> dict[str, float]:
 
 
 def training_identities(*, seed: int, rng: np.random.Generator) -> dict[str, float]:
-    """Return deviations of whole rounds: one SGD step is centralised, one client is local, the encoder stays, and so on."""
+    """Return deviations of whole rounds: one SGD step is centralised, one client is local, the encoder stays, ..."""
     clients = random_clients(3, 8, rng=rng)
     found = {}
 
@@ -91,8 +91,12 @@ def training_identities(*, seed: int, rng: np.random.Generator) -> dict[str, flo
     before, start = _digest(model.encoder), arrays(trainable_state(model))
     one_step = LocalTraining(steps=1, batch_size=8, optimizer="sgd", prompt_rate=0.1, head_rate=0.1, encoder_eval=True)
     names = ["a", "b", "c"]
-    once = run_federation(PromptTrainer(model, clients, one_step, seed=seed), start, clients=names, strategy=FedAvg(), rounds=1)
-    pooled = PromptTrainer(model, [Texts.joined(clients)], LocalTraining(**{**vars(one_step), "batch_size": 24}), seed=seed)
+    once = run_federation(
+        PromptTrainer(model, clients, one_step, seed=seed), start, clients=names, strategy=FedAvg(), rounds=1
+    )
+    pooled = PromptTrainer(
+        model, [Texts.joined(clients)], LocalTraining(**{**vars(one_step), "batch_size": 24}), seed=seed
+    )
     found["one_step_is_centralised"] = difference(once.parameters, pooled.train(0, start, 1).parameters)
 
     several = LocalTraining(**{**vars(one_step), "steps": 2, "batch_size": 4})
@@ -103,7 +107,9 @@ def training_identities(*, seed: int, rng: np.random.Generator) -> dict[str, flo
     found["one_client_is_local"] = difference(in_rounds.parameters, at_once.train(0, start, 1).parameters)
 
     adamw = LocalTraining(steps=2, batch_size=4, encoder_eval=True)
-    plain = run_federation(PromptTrainer(model, clients, adamw, seed=seed), start, clients=names, strategy=FedAvg(), rounds=2)
+    plain = run_federation(
+        PromptTrainer(model, clients, adamw, seed=seed), start, clients=names, strategy=FedAvg(), rounds=2
+    )
     found["phi_moves"] = float(difference(plain.parameters, start) > 1e-3)
     found["encoder_is_untouched"] = float(_digest(model.encoder) == before)
     stacked = run_federation(
@@ -161,7 +167,7 @@ def _gradient_error(model: Any, texts: Texts, start: Parameters) -> float:
     load_trainable_state(model, tensors(start, torch.device("cpu")))
     model.eval()
     state = trainable_state(model)
-    loss = F.cross_entropy(model(texts.ids, texts.mask), texts.labels)
+    loss = functional.cross_entropy(model(texts.ids, texts.mask), texts.labels)
     gradients = torch.autograd.grad(loss, list(state.values()))
     length = torch.sqrt(sum((g.square().sum() for g in gradients), torch.zeros(())))
     sides = []
@@ -169,7 +175,7 @@ def _gradient_error(model: Any, texts: Texts, start: Parameters) -> float:
         for step in (1e-5, -2e-5, 1e-5):
             for value, gradient in zip(state.values(), gradients, strict=True):
                 value += step * gradient / length
-            sides.append(F.cross_entropy(model(texts.ids, texts.mask), texts.labels))
+            sides.append(functional.cross_entropy(model(texts.ids, texts.mask), texts.labels))
     return float(abs((sides[0] - sides[1]) / 2e-5 - length) / length)
 
 

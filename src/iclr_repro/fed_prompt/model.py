@@ -164,14 +164,15 @@ def build_prompt_model(
 ) -> PromptModel:
     """Freeze an encoder and put a trainable prompt module and head on it.
 
-    With m = 0 the kinds prompt and ptuning are head-only tuning. First weights are drawn from `generator` (None: torch's
+    With m = 0 the kinds prompt and ptuning are head-only tuning. First weights come from `generator` (None: torch's
     global one): prompts from N(0, 1) as peft does, or, for a real start, from the embeddings of m random tokens.
 
     Args:
-        encoder: theta: a base model of transformers without pooler, its configuration (random weights), or a public name.
+        encoder: theta: a base model of transformers without pooler, its configuration (random weights), or a public
+            name.
         num_labels: C.
-        kind: prompt (soft prompts in front of the input), ptuning (the same made by an MLP, P-tuning v1), prefix (m keys
-            and values in each layer), lora, full (everything is trained), head (nothing but the head).
+        kind: prompt (soft prompts in front of the input), ptuning (the same made by an MLP, P-tuning v1), prefix (m
+            keys and values in each layer), lora, full (everything is trained), head (nothing but the head).
         num_virtual_tokens: m, of prompt, ptuning and prefix.
         encoder_hidden_size: e, width of the MLP of ptuning; None: H, peft's default.
         lora_r: rank.

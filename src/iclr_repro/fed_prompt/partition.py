@@ -16,13 +16,13 @@ def partition_clients(
 ) -> dict[str, np.ndarray]:
     """Divide texts among one client a language; return the rows of each, no row twice.
 
-    First floor(q_k (1 - lang_mix)) texts of the client's own language, then texts drawn without replacement from all that
-    are left. lang_mix = 0 is the paper's non-IID division (a client holds its language only), 1 is IID.
+    First floor(q_k (1 - lang_mix)) texts of the client's own language, then texts drawn without replacement from all
+    that are left. lang_mix = 0 is the paper's non-IID division (a client holds its language only), 1 is IID.
 
     Args:
         languages: of each text.
         lang_mix: share of a client that comes from the common pool, 0 to 1.
-        equal_quota: every client has q = floor(n / K) texts, as Weller et al. have it; otherwise as many as its language.
+        equal_quota: every client has q = floor(n / K) texts, as Weller et al. have it; else as many as its language.
         rng: shuffles.
 
     Raises:
@@ -43,8 +43,8 @@ def partition_clients(
         number = int(np.floor(quota[name] * (1.0 - lang_mix) + 1e-9))
         if number > len(rows):
             raise ValueError(
-                f"language {name!r} has {len(rows)} texts, its client is to have {number} of them: use equal_quota=False,"
-                " or a larger lang_mix"
+                f"language {name!r} has {len(rows)} texts, its client is to have {number} of them: use"
+                " equal_quota=False, or a larger lang_mix"
             )
         own[name] = rows[:number]
     pool = rng.permutation(np.setdiff1d(np.arange(len(of_text)), np.concatenate(list(own.values()))))

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import PreTrainedModel, XLMRobertaConfig, XLMRobertaModel, get_linear_schedule_with_warmup
 
 from iclr_repro.core.seeding import seed_sequence
@@ -160,12 +160,12 @@ def lsa_table(documents: scipy.sparse.csr_matrix, rank: int, *, rng: np.random.G
 def bag_of_tokens(
     texts: Texts, table: Float[np.ndarray, "V H"], idf: Float[np.ndarray, " V"]
 ) -> Float[np.ndarray, "n H"]:
-    """Return idf-weighted means of the tokens' rows of a table, of length 1 (the head-only track, sheet 7a)."""
+    """Return idf-weighted sums of the tokens' rows of a table, of length sqrt(H) (the head-only track, sheet 7a)."""
     ids = texts.ids.numpy()
     weights = np.where(texts.mask.numpy(), idf[ids], 0.0)
     features = np.einsum("nt,nth->nh", weights, table[ids])
     norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.asarray(features / np.where(norms > 0, norms, 1.0))
+    return np.asarray(features * np.sqrt(table.shape[1]) / np.where(norms > 0, norms, 1.0))
 
 
 def small_encoder(
@@ -192,16 +192,16 @@ def info_nce(first_BH: Float[Tensor, "B H"], second_BH: Float[Tensor, "B H"]) ->
 
     Embeddings are scaled to length 1 first. Chance is ln B.
     """
-    scores = F.normalize(first_BH, dim=1) @ F.normalize(second_BH, dim=1).T / _TEMPERATURE
+    scores = functional.normalize(first_BH, dim=1) @ functional.normalize(second_BH, dim=1).T / _TEMPERATURE
     places = torch.arange(len(scores), device=scores.device)
-    return (F.cross_entropy(scores, places) + F.cross_entropy(scores.T, places)) / 2
+    return (functional.cross_entropy(scores, places) + functional.cross_entropy(scores.T, places)) / 2
 
 
 class ContrastivePretraining:
     """Aligns an encoder's mean-pooled outputs: headline with body, and sentences with their translations.
 
-    Batches alternate: every second one is of news (a headline and a random window of its text), the others are, in turn,
-    of two random languages of a merged group and of sentence pairs. Without parallel text all are of news.
+    Batches alternate: every second one is of news (a headline and a random window of its text), the others are, in
+    turn, of two random languages of a merged group and of sentence pairs. Without parallel text all are of news.
 
     Args:
         encoder: trained in place.

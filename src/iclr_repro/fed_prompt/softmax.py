@@ -76,7 +76,7 @@ def predicted(
 
 
 def log_frequencies(labels: Int[np.ndarray, " n"], num_labels: int) -> Float[np.ndarray, " C"]:
-    """Return log((n_c + 1) / (n + C)), the client's own label frequencies smoothed by one (prior correction, sheet 7)."""
+    """Return log((n_c + 1) / (n + C)), a client's label frequencies smoothed by one (prior correction, sheet 7)."""
     counts = np.bincount(labels, minlength=num_labels) + 1.0
     return np.asarray(np.log(counts / counts.sum()))
 

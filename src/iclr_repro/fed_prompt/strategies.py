@@ -125,7 +125,7 @@ class FedAvgM(FedAvg):
 class FedAdam(FedAvg):
     """Server Adam: delta = avg - phi_t; phi <- phi_t + eta_t m / (sqrt(v) + tau).
 
-    eta_t = eta sqrt(1 - b2^(t+1)) / (1 - b1^(t+1)) with t from 1: the exponent t + 1 is Flower's, a textbook Adam has t.
+    eta_t = eta sqrt(1 - b2^(t+1)) / (1 - b1^(t+1)) with t from 1: the exponent t + 1 is Flower's, not Adam's t.
     """
 
     server_learning_rate: float = 0.1

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.func import functional_call, vmap
-from torch.nn import functional as F
+from torch.nn import functional
 
 from iclr_repro.core.batches import ResumableBatches
 from iclr_repro.core.seeding import seed_sequence
@@ -45,7 +45,7 @@ class Texts:
 
     def rows(self, rows: Any) -> Texts:
         """Return some of the texts."""
-        rows = torch.as_tensor(rows)
+        rows = torch.as_tensor(rows, dtype=torch.long)
         center = None if self.center is None else self.center[rows]
         return Texts(self.ids[rows], self.mask[rows], self.labels[rows], center)
 
@@ -114,8 +114,8 @@ class PromptTrainer:
                 raise ValueError(f"client {number} has no text: leave it out of the federation")
             if wrong := sorted({int(x) for x in texts.labels if not 0 <= x < num_labels}):
                 raise ValueError(
-                    f"client {number} has labels {wrong}, the head has {num_labels}: expected 0 to {num_labels - 1}; use"
-                    " one list of labels for all clients, and a head of its length"
+                    f"client {number} has labels {wrong}, the head has {num_labels}: expected 0 to {num_labels - 1};"
+                    " use one list of labels for all clients, and a head of its length"
                 )
         self.model, self.clients, self.training = model, list(clients), training
         self._device = next(model.parameters()).device
@@ -138,7 +138,7 @@ class PromptTrainer:
             for rows in self._batches(client, round):
                 batch = self.clients[client].rows(rows)
                 logits = self.model(*inputs_of(batch, self._device))
-                loss = F.cross_entropy(logits, batch.labels.to(self._device))
+                loss = functional.cross_entropy(logits, batch.labels.to(self._device))
                 losses.append(loss.detach())
                 if proximal_mu:
                     loss = loss + proximal_mu / 2 * sum((state[n] - start[n]).square().sum() for n in state)
@@ -181,14 +181,14 @@ class PromptTrainer:
 
 
 class StackedPromptTrainer(PromptTrainer):
-    """Trains all clients of a round in one pass, each with its own prompts and head (kinds prompt, ptuning, prefix, head).
+    """Trains all clients of a round in one pass, each with its own prompts and head (not lora, full).
 
-    The clients' batches go through the frozen encoder together; prompts and heads are stacked, so that the gradient of the
-    sum of the clients' losses is the gradient of each. Equal to `PromptTrainer` up to rounding.
+    The clients' batches go through the frozen encoder together; prompts and heads are stacked, so that the gradient of
+    the sum of the clients' losses is the gradient of each. Equal to `PromptTrainer` up to rounding.
 
     Raises:
-        ValueError: the encoder differs between clients (lora, full), there is dropout, which would differ from one client
-            at a time, optimiser states are kept, or clients have different numbers of updates or batch sizes.
+        ValueError: the encoder differs between clients (lora, full), there is dropout, which would differ from one
+            client at a time, optimiser states are kept, or clients have different numbers of updates or batch sizes.
     """
 
     def __init__(self, model: PromptModel, clients: Sequence[Texts], training: LocalTraining, *, seed: int) -> None:
@@ -223,7 +223,7 @@ class StackedPromptTrainer(PromptTrainer):
             batches = [self.clients[client].rows(rows) for client, rows in zip(clients, rows_K, strict=True)]
             logits_KBC = self._logits(stacked, batches)
             labels_KB = torch.stack([batch.labels for batch in batches]).to(self._device)
-            loss_K = F.cross_entropy(logits_KBC.transpose(1, 2), labels_KB, reduction="none").mean(dim=1)
+            loss_K = functional.cross_entropy(logits_KBC.transpose(1, 2), labels_KB, reduction="none").mean(dim=1)
             losses.append(loss_K.detach())
             total = loss_K.sum()
             if proximal_mu:

@@ -114,7 +114,10 @@ class Efficiency:
 
         looped = federation(PromptTrainer, self.local_batch)
         bare = PromptTrainer(
-            model, clients, LocalTraining(steps=self.local_steps, batch_size=self.local_batch, encoder_eval=True), seed=0
+            model,
+            clients,
+            LocalTraining(steps=self.local_steps, batch_size=self.local_batch, encoder_eval=True),
+            seed=0,
         )
 
         def local_training() -> None:
@@ -148,5 +151,3 @@ class Efficiency:
         number = max(self.batch_size, self.local_batch)
         ids = torch.as_tensor(rng.integers(4, self.vocab_size, size=(number, self.length)))
         return Texts(ids, torch.ones_like(ids, dtype=torch.bool), torch.as_tensor(rng.integers(7, size=number)))
-
-

@@ -15,11 +15,12 @@ from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.fed_prompt import figures
-from iclr_repro.fed_prompt.experiments._task import Task, Tuned, WithPrompts, cut, poor_and_rich
+from iclr_repro.fed_prompt.experiments._runs import Tuned, WithPrompts, cut, poor_and_rich
+from iclr_repro.fed_prompt.experiments._task import Task
 from iclr_repro.fed_prompt.federation import message_bytes
 from iclr_repro.fed_prompt.model import Kind, ParameterCounts, build_prompt_model, parameter_counts, trainable_state
-from iclr_repro.fed_prompt.pretraining import small_encoder
 from iclr_repro.fed_prompt.partition import partition_clients
+from iclr_repro.fed_prompt.pretraining import small_encoder
 from iclr_repro.fed_prompt.training import Texts, arrays
 
 XLMR_BASE = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
@@ -52,8 +53,8 @@ _COMPARED = {
 class Methods(WithPrompts):
     """Federated prompts against every baseline, one draw of labelled texts, intervals over languages.
 
-    Each client makes rounds x local_steps updates. Centralised tuning makes as many as all clients together, or as many as
-    one client (few_steps). Of several learning rates the best on dev counts.
+    Each client makes rounds x local_steps updates. Centralised tuning makes as many as all clients together, or as many
+    as one client (few_steps). Of several learning rates the best on dev counts.
     """
 
     uses_seeds = False
@@ -67,7 +68,9 @@ class Methods(WithPrompts):
     def __post_init__(self) -> None:
         """Refuse a method without a learning rate."""
         if missing := {METHODS[name][0] for name in self.methods} - self.rates.keys():
-            raise ValueError(f"rates: none for {', '.join(sorted(missing))}: give a list of learning rates for each kind")
+            raise ValueError(
+                f"rates: none for {', '.join(sorted(missing))}: give a list of learning rates for each kind"
+            )
 
     def run(self, run: Run) -> Result:
         """Run every method."""
@@ -132,9 +135,7 @@ class Methods(WithPrompts):
             data=task.data,
         )
 
-    def _tuned(
-        self, run: Run, task: Task, model: Any, rows: Mapping[str, np.ndarray], name: str, rate: float
-    ) -> Tuned:
+    def _tuned(self, run: Run, task: Task, model: Any, rows: Mapping[str, np.ndarray], name: str, rate: float) -> Tuned:
         division = METHODS[name][1]
         texts = self.centered(task, model)
         own = {language: texts[language]["train"].rows(rows[language]) for language in task.languages}
@@ -206,9 +207,7 @@ class Communication:
             encoder = small_encoder(
                 self.vocab_size, hidden_size=self.hidden_size, num_layers=self.num_layers, num_heads=self.num_heads
             )
-            model = build_prompt_model(
-                encoder, 7, num_virtual_tokens=self.num_virtual_tokens, head_is_linear=is_linear
-            )
+            model = build_prompt_model(encoder, 7, num_virtual_tokens=self.num_virtual_tokens, head_is_linear=is_linear)
             counts = parameter_counts(model)
             whole = counts.backbone + counts.head
             state = {name: value for name, value in model.named_parameters() if not name.startswith("prompt.")}
@@ -227,5 +226,7 @@ def xlmr_counts(num_labels: int, kind: Any, num_virtual_tokens: int) -> Paramete
     """Count XLM-R-base with a head and adapters on the meta device, without its weights."""
     with torch.device("meta"):
         return parameter_counts(
-            build_prompt_model(XLMRobertaConfig(**XLMR_BASE), num_labels, kind=kind, num_virtual_tokens=num_virtual_tokens)
+            build_prompt_model(
+                XLMRobertaConfig(**XLMR_BASE), num_labels, kind=kind, num_virtual_tokens=num_virtual_tokens
+            )
         )

@@ -1,4 +1,4 @@
-"""Who gains from a federation: languages with few texts, against their number, seeds and distance (C1, C2, C4, C8, C9)."""
+"""Who gains from a federation: against the number of texts, seeds and distance (C1, C2, C4, C8, C9)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from iclr_repro.core.rundir import Run
 from iclr_repro.fed_prompt import figures
 from iclr_repro.fed_prompt.data import load_uriel
 from iclr_repro.fed_prompt.distance import DISTANCES, federation_distance
-from iclr_repro.fed_prompt.experiments._task import HeadOnly, InNews, Task, Tuned, WithPrompts, cut, poor_and_rich
+from iclr_repro.fed_prompt.experiments._runs import HeadOnly, Tuned, WithPrompts, cut, poor_and_rich
+from iclr_repro.fed_prompt.experiments._task import InNews, Task
 from iclr_repro.fed_prompt.model import load_trainable_state, trainable_state
 from iclr_repro.fed_prompt.training import arrays, tensors
 
@@ -26,7 +27,7 @@ Accuracies = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class LowResource(WithPrompts):
-    """Every language is once poor and once rich: what it gains by the federation in both (C1, C2), with prompts and heads.
+    """Every language is once poor and once rich: what it gains by the federation, with prompts and heads (C1, C2).
 
     Gains are federated minus local test accuracy in points. Two federations have one half of the languages poor and the
     other rich, a third has all rich; local runs are all poor and all rich (sheet 7e).
@@ -51,7 +52,7 @@ class LowResource(WithPrompts):
         _add_rotated(m, "head_prior_corrected", heads["corrected"], task)
         for name, curve in curves.items():
             m.add(f"prompts/dev/{name}", curve[-1])
-        table = pd.concat({track: found for track, found in (("prompts", prompts), ("head", heads["n"]))})
+        table = pd.concat({"prompts": prompts, "head": heads["n"]})
         rounds = [self.evaluate_every * (place + 1) for place in range(len(next(iter(curves.values()))))]
         rounds[-1] = self.rounds
         convergence = pd.DataFrame(curves, index=pd.Index(rounds, name="round"))
@@ -109,7 +110,7 @@ class LowResource(WithPrompts):
 
 @dataclass(frozen=True, kw_only=True)
 class DataEfficiency(InNews):
-    """Gain against the number of labelled texts, on the head-only track, and without parallel text as a control (C4)."""
+    """Gain against the number of labelled texts, heads only, and without parallel text as a control (C4, N1)."""
 
     sizes: tuple[int, ...] = parameter("labelled texts of every language", low=1)
     n_poor: int = parameter("labelled texts of a poor language in the control", low=1)
@@ -152,7 +153,8 @@ class DataEfficiency(InNews):
                 m.add(f"{half}/n{size}/gain", float(gains[size]))
                 for method in ("local", "federated", "centralised"):
                     m.add(f"{half}/n{size}/{method}", float(means.loc[size, method]))
-            m.add(f"{half}/spearman", _rank_correlation(self.sizes, gains.loc[list(self.sizes)].to_numpy()))
+            if len(self.sizes) > 1:
+                m.add(f"{half}/spearman", _rank_correlation(self.sizes, gains.loc[list(self.sizes)].to_numpy()))
         with_parallel, without_parallel = np.mean(control, axis=0)
         m.add("control/gain_with_parallel", float(with_parallel))
         m.add("control/gain_without_parallel", float(without_parallel))
@@ -220,7 +222,9 @@ class LanguageDistance(InNews):
         track = HeadOnly(rounds=self.head_rounds, local_steps=self.head_steps)
         rich = dict.fromkeys(task.languages, self.n_rich)
         tables = [
-            head_rotated(task, track, task.features, task.drawn(rich, run.rng("labelled texts")), self.n_poor, self.n_rich)
+            head_rotated(
+                task, track, task.features, task.drawn(rich, run.rng("labelled texts")), self.n_poor, self.n_rich
+            )
             for _ in range(self.draws)
         ]
         means = sum(tables[1:], tables[0]) / len(tables)
@@ -335,4 +339,3 @@ def _correlation(x: Any, y: Any) -> float:
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
-
