@@ -1,4 +1,4 @@
-"""Federated prompt tuning of a frozen multilingual encoder: clients hold a language each and exchange prompts and a head.
+"""Federated prompt tuning of a frozen multilingual encoder: clients hold a language each and exchange prompts.
 
 Fidelity: reconstruction. The paper's abstract, beginning and public reviews were read, and the code of the set-up that
 it builds on; its body, tables and appendix could not be obtained, and no code of it is public. Nothing here is private

@@ -76,7 +76,7 @@ def dirichlet_clients(
     """
     if not alpha > 0 or clients_per_language < 1:
         raise ValueError(f"got alpha {alpha} and {clients_per_language} clients a language, expected > 0 and >= 1")
-    divided = {}
+    divided: dict[tuple[str, int], np.ndarray] = {}
     for language, of_text in labels.items():
         if len(of_text) < clients_per_language:
             raise ValueError(f"language {language!r} has {len(of_text)} texts for {clients_per_language} clients")

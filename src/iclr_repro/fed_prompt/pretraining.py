@@ -283,7 +283,8 @@ class ContrastivePretraining:
         self._scheduler.load_state_dict(state["scheduler"])
 
     def _batch(self, kind: str, rng: np.random.Generator) -> list[tuple[Sequence[int], Sequence[int]]]:
-        pool: Sequence[Any] = {"news": self._news, "merged": self._merged, "pairs": self._pairs}[kind]
+        pools: dict[str, Sequence[Any]] = {"news": self._news, "merged": self._merged, "pairs": self._pairs}
+        pool = pools[kind]
         rows = rng.choice(len(pool), size=min(self._batch_size, len(pool)), replace=False)
         window = self._length - 1
         made = []
