@@ -5,6 +5,8 @@ Shape letters: B = pairs of a batch, T = tokens, H = hidden size, N = documents,
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,14 +55,23 @@ def train_tokenizer(corpus: Corpus, *, vocab_size: int, articles: int = 500) -> 
         train = splits["train"]
         lines += [f"{a} {b}" for a, b in zip(train.first[:articles], train.second[:articles], strict=True)]
     lines += [sentence for group in corpus.merged for sentence in group.values()]
+    # The trainer numbers continued signs in the order of a hash table, another one in every process, and ties between
+    # merges follow the numbers. Named beforehand, in their order, they make the result a function of the lines.
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(" ".join(lines)))
+    signs = Counter(sign for word, _ in words for sign in word)
+    alphabet = sorted(sorted(signs), key=lambda sign: -signs[sign])[: max(1000, vocab_size // 4)]
+    special = [START, PAD, SEPARATOR, UNKNOWN]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[START, PAD, SEPARATOR, UNKNOWN],
-        limit_alphabet=max(1000, vocab_size // 4),
+        special_tokens=[*special, *(f"##{sign}" for sign in sorted(alphabet))],
+        limit_alphabet=len(alphabet),
         continuing_subword_prefix="##",
         show_progress=False,
     )
     tokenizer.train_from_iterator(lines, trainer)
+    learnt = json.loads(tokenizer.to_str())
+    learnt["added_tokens"] = [token for token in learnt["added_tokens"] if token["content"] in special]
+    tokenizer = Tokenizer.from_str(json.dumps(learnt))
     for language, splits in corpus.languages.items():
         rate = unknown_rate(tokenizer, splits["train"])
         if rate > MOST_UNKNOWN:
