@@ -182,7 +182,7 @@ def test_a_tokenizer_that_does_not_know_a_script_is_refused() -> None:
     texts = corpus().languages["l0"]["train"]
     rest = tuple(chr(0x1200 + number) * 20 for number in range(40))
     mixed = LabelledTexts(texts.first[:4] + rest, texts.second[:4] + rest, np.zeros(44, dtype=np.int64))
-    made = Corpus({"amh": {"train": mixed}}, [], [], 2, {})
+    made = Corpus({"amh": {"train": mixed}}, [], [], ("a", "b"), {})
     with pytest.raises(ValueError, match=r"% of the tokens of amh are unknown .* raise vocab_size"):
         train_tokenizer(made, vocab_size=400, articles=4)
 

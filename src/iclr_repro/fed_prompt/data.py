@@ -170,15 +170,20 @@ class Corpus:
         languages: name -> splits.
         parallel: (language, text, other language, text) pairs of the same content.
         merged: groups of sentences that all mean the same, {language: text}.
-        num_labels: C.
+        labels: names of the C labels.
         closeness: of each language to the others, where it was generated with a known one.
     """
 
     languages: dict[str, Language]
     parallel: list[tuple[str, str, str, str]]
     merged: list[dict[str, str]]
-    num_labels: int
+    labels: tuple[str, ...]
     closeness: dict[str, float]
+
+    @property
+    def num_labels(self) -> int:
+        """C."""
+        return len(self.labels)
 
 
 def load_corpus(languages: Sequence[str] = MASAKHANEWS, *, find: Find = locate) -> Corpus:
@@ -193,7 +198,7 @@ def load_corpus(languages: Sequence[str] = MASAKHANEWS, *, find: Find = locate) 
     columns = {language: header.index(language) for language in languages if language in header}
     merged = [{language: row[column] for language, column in columns.items()} for row in rows]
     parallel = [("eng", english, language, text) for language, english, text in load_parallel(find=find)]
-    return Corpus(news, [pair for pair in parallel if pair[2] in languages], merged, len(LABELS), {})
+    return Corpus(news, [pair for pair in parallel if pair[2] in languages], merged, LABELS, {})
 
 
 def synthetic_corpus(
@@ -265,7 +270,8 @@ def synthetic_corpus(
     sequences = [concepts(int(rng.integers(num_labels))) for _ in range(num_parallel)]
     merged = [{name: text(k, drawn) for k, name in enumerate(names)} for drawn in sequences]
     parallel = [(names[0], group[names[0]], name, group[name]) for group in merged for name in names[1:]]
-    return Corpus(languages, parallel, merged, num_labels, dict(zip(names, rho.tolist(), strict=True)))
+    label_names = tuple(f"label {number}" for number in range(num_labels))
+    return Corpus(languages, parallel, merged, label_names, dict(zip(names, rho.tolist(), strict=True)))
 
 
 def _label_ids(names: Sequence[str], labels: Sequence[str], path: Path) -> np.ndarray:

@@ -35,7 +35,8 @@ def gains(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Gain of each language by the federation in points, when poor and when rich; a panel a track, languages by gain.
 
     Args:
-        tables: track -> columns gain_poor, gain_rich (shares).
+        tables: track -> columns gain_poor, gain_rich (shares), and gain_poor_half_width where there is a 95 % interval
+            over test texts.
     """
     made, axes = figure(width=8.6, height=1.2 + 0.22 * len(next(iter(tables.values()))), ncols=len(tables), sharex=True)
     for ax, (track, table) in zip(axes[0], tables.items(), strict=True):
@@ -43,7 +44,9 @@ def gains(tables: Mapping[str, pd.DataFrame]) -> Figure:
         y = np.arange(len(ordered))
         ax.hlines(y, 100 * ordered["gain_rich"], 100 * ordered["gain_poor"], color="0.75", linewidth=1.5)
         ax.plot(100 * ordered["gain_rich"], y, "s", color=COLORS[0], markersize=4, label="rich")
-        ax.plot(100 * ordered["gain_poor"], y, "o", color=COLORS[1], markersize=5, label="poor")
+        bars = 100 * ordered["gain_poor_half_width"] if "gain_poor_half_width" in ordered else None
+        style = {"fmt": "o", "color": COLORS[1], "markersize": 5, "elinewidth": 0.8}
+        ax.errorbar(100 * ordered["gain_poor"], y, xerr=bars, label="poor", **style)
         ax.axvline(0.0, color="0.3", linewidth=0.8)
         ax.axvline(100 * ordered["gain_poor"].mean(), color=COLORS[1], linewidth=0.8, linestyle="--")
         ax.set_yticks(y, ordered.index)
@@ -66,16 +69,16 @@ def convergence(table: pd.DataFrame) -> Figure:
     return made
 
 
-def clients(labels: Mapping[str, np.ndarray], num_labels: int) -> Figure:
+def clients(labels: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
     """Which client holds what: the share of each label among the training texts of a language, with their number."""
-    shares = np.array([np.bincount(values, minlength=num_labels) / len(values) for values in labels.values()])
+    shares = np.array([np.bincount(values, minlength=len(names)) / len(values) for values in labels.values()])
     made, axes = figure(width=5.6, height=1.2 + 0.24 * len(labels))
     ax = axes[0, 0]
     image = ax.imshow(shares, cmap="viridis", vmin=0.0, aspect="auto")
     ax.grid(visible=False)
     ax.set_yticks(range(len(labels)), [f"{name} ({len(values):,})" for name, values in labels.items()])
-    ax.set(xlabel="label", ylabel="client (texts)")
-    ax.set_xticks(range(num_labels))
+    ax.set_ylabel("client (texts)")
+    ax.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
     made.colorbar(image, ax=ax, label="share of the client's texts")
     return made
 

@@ -22,6 +22,7 @@ from iclr_repro.fed_prompt.model import load_trainable_state, trainable_state
 from iclr_repro.fed_prompt.training import arrays, tensors
 
 _POINTS = 100.0
+_Z_95 = 1.96  # half-width of a 95 % normal interval in standard errors
 Accuracies = Mapping[str, float]
 
 
@@ -62,7 +63,7 @@ class LowResource(WithPrompts):
                 "gains": figures.gains({"prompts": prompts, "head only": heads["n"]}),
                 "convergence": figures.convergence(convergence),
                 "clients": figures.clients(
-                    {language: task.labels(language, "train") for language in task.languages}, task.corpus.num_labels
+                    {language: task.labels(language, "train") for language in task.languages}, task.corpus.labels
                 ),
             },
             data=task.data,
@@ -95,6 +96,10 @@ class LowResource(WithPrompts):
             task, **{name: {k: float(v.mean()) for k, v in one.correct_last.items()} for name, one in found.items()}
         )
         table["gain_poor_last_round"] = last["gain_poor"]
+        for language in task.languages:
+            federated = found["low_poor" if language in task.low else "high_poor"].correct[language]
+            differences = federated.astype(float) - found["local_poor"].correct[language]
+            table.loc[language, "gain_poor_half_width"] = _Z_95 * differences.std() / np.sqrt(len(differences))
         return table, {name: one.dev for name, one in found.items()}
 
     def _with_heads(self, run: Run, task: Task) -> dict[str, pd.DataFrame]:
