@@ -57,8 +57,7 @@ def train_tokenizer(corpus: Corpus, *, vocab_size: int, articles: int = 500) -> 
     lines += [sentence for group in corpus.merged for sentence in group.values()]
     # The trainer numbers continued signs in the order of a hash table, another one in every process, and ties between
     # merges follow the numbers. Named beforehand, in their order, they make the result a function of the lines.
-    words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(" ".join(lines)))
-    signs = Counter(sign for word, _ in words for sign in word)
+    signs = Counter(sign for line in lines for sign in tokenizer.normalizer.normalize_str(line) if not sign.isspace())
     alphabet = sorted(sorted(signs), key=lambda sign: -signs[sign])[: max(1000, vocab_size // 4)]
     special = [START, PAD, SEPARATOR, UNKNOWN]
     trainer = trainers.BpeTrainer(
