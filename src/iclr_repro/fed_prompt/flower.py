@@ -314,7 +314,10 @@ def _guarded(
             sizes = [update.num_examples for update in updates]
             self.losses.append(float(np.average([update.loss for update in updates], weights=sizes)))
             self.num_useful.append(len(useful))
-            return super().aggregate_train(server_round, useful)
+            arrays, metrics = super().aggregate_train(server_round, useful)
+            # FedAdam's step is float64: sent back as it is, it would double every message.
+            new = {name: value.astype(sent[name].dtype) for name, value in _parameters(arrays).items()}
+            return _record(new), metrics
 
     return Guarded()
 

@@ -140,13 +140,14 @@ class FedAdam(FedAvg):
         """Return phi_{t+1} from phi_t and the clients' updates."""
         average = self.average(updates)
         self._t += 1
-        bias = math.sqrt(1 - self.beta_2 ** (self._t + 1)) / (1 - self.beta_1 ** (self._t + 1))
+        correction = math.sqrt(1 - self.beta_2 ** (self._t + 1)) / (1 - self.beta_1 ** (self._t + 1))
+        rate = np.float64(self.server_learning_rate * correction)  # float64, as Flower takes the step
         new = {}
         for name, value in current.items():
             delta = average[name] - value
             self._m[name] = self.beta_1 * self._m.get(name, np.zeros_like(value)) + (1 - self.beta_1) * delta
             self._v[name] = self.beta_2 * self._v.get(name, np.zeros_like(value)) + (1 - self.beta_2) * delta**2
-            step = self.server_learning_rate * bias * self._m[name] / (np.sqrt(self._v[name]) + self.tau)
+            step = rate * self._m[name] / (np.sqrt(self._v[name]) + self.tau)
             new[name] = (value + step).astype(value.dtype)
         return new
 
