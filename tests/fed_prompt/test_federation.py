@@ -243,6 +243,9 @@ def test_weights_of_the_docstring_and_of_nobody() -> None:
 def test_bytes_follow_the_tensors() -> None:
     large, small = ({"a": np.zeros(n, dtype=np.float32)} for n in (1000, 10))
     assert message_bytes(large) - message_bytes(small) == pytest.approx(4 * 990, abs=8)
+    alone = Federation(Adder(), START, clients=NAMES, strategy=FedAvg(), local_prefixes=("",))
+    alone.step()
+    assert alone.num_bytes == 0, "nothing is shared, nothing is sent"
 
 
 # --- training --------------------------------------------------------------------------------------------------------

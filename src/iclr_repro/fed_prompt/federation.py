@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from safetensors.numpy import save
 
 from iclr_repro.core.seeding import seed_sequence
 from iclr_repro.fed_prompt.model import mismatch
@@ -340,7 +341,7 @@ def problem_of(update: ClientUpdate, sent: Mapping[str, np.ndarray]) -> str:
 
 
 def message_bytes(parameters: Mapping[str, np.ndarray]) -> int:
-    """Return the bytes of a set of tensors as serialised for the wire, in safetensors' format with its header."""
-    from safetensors.numpy import save
-
+    """Return the bytes of a set of tensors as serialised for the wire, in safetensors' format with its header; 0 of none."""
+    if not parameters:
+        return 0
     return len(save({name: np.ascontiguousarray(value) for name, value in parameters.items()}))

@@ -110,11 +110,8 @@ def encode(tokenizer: Any, texts: LabelledTexts, *, length: int) -> Texts:
 
 def padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:
     """Return [n, length] ids, longer rows cut, shorter ones padded."""
-    ids = torch.full((len(rows), length), _PAD_ID)
-    for place, row in enumerate(rows):
-        cut = list(row[:length])
-        ids[place, : len(cut)] = torch.tensor(cut)
-    return ids
+    filler = [_PAD_ID] * length
+    return torch.as_tensor(np.array([[*row[:length], *filler[len(row) :]] for row in rows], dtype=np.int64))
 
 
 def lsa_documents(corpus: Corpus, tokenizer: Tokenizer, *, parallel: bool) -> scipy.sparse.csr_matrix:
