@@ -341,7 +341,7 @@ def problem_of(update: ClientUpdate, sent: Mapping[str, np.ndarray]) -> str:
 
 
 def message_bytes(parameters: Mapping[str, np.ndarray]) -> int:
-    """Return the bytes of a set of tensors as serialised for the wire, in safetensors' format with its header; 0 of none."""
+    """Return the bytes of a set of tensors as serialised for the wire, in the format of safetensors; 0 of none."""
     if not parameters:
         return 0
     return len(save({name: np.ascontiguousarray(value) for name, value in parameters.items()}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -131,15 +132,7 @@ class WithPrompts(InNews):
             for language in texts
         }
         tests = {language: splits["test"] for language, splits in texts.items()}
-        at_best = {language: correct(model, snapshots[best[language]][language], tests[language]) for language in texts}
-        last = len(snapshots) - 1
-        at_last = {
-            language: at_best[language]
-            if best[language] == last
-            else correct(model, snapshots[last][language], tests[language])
-            for language in texts
-        }
-        return Tuned(at_best, at_last, curve, federation.num_bytes)
+        return Tuned(model, tests, snapshots, best, curve, federation.num_bytes)
 
 
 class _Measured:
@@ -189,19 +182,42 @@ class _Measured:
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """What a method came to.
+    """What a method came to; test texts are read when they are asked for.
 
     Attributes:
-        correct: language -> whether each test text is right, at the best round on dev.
-        correct_last: the same after the last round.
+        model: what phi is loaded into.
+        tests: language -> test texts.
+        snapshots: at each evaluation, language -> phi.
+        best: language -> the evaluation that counts.
         dev: mean accuracy over languages on dev, at each evaluation.
         num_bytes: sent in all rounds.
     """
 
-    correct: dict[str, np.ndarray]
-    correct_last: dict[str, np.ndarray]
+    model: PromptModel
+    tests: Mapping[str, Texts]
+    snapshots: Sequence[Mapping[str, Parameters]]
+    best: Mapping[str, int]
     dev: list[float]
     num_bytes: int
+
+    @cached_property
+    def correct(self) -> dict[str, np.ndarray]:
+        """Language -> whether each test text is right, at the best round on dev."""
+        return {
+            language: correct(self.model, self.snapshots[self.best[language]][language], texts)
+            for language, texts in self.tests.items()
+        }
+
+    @cached_property
+    def correct_last(self) -> dict[str, np.ndarray]:
+        """The same after the last round."""
+        last = len(self.snapshots) - 1
+        return {
+            language: self.correct[language]
+            if self.best[language] == last
+            else correct(self.model, self.snapshots[last][language], texts)
+            for language, texts in self.tests.items()
+        }
 
     def accuracy(self, language: str) -> float:
         """Return the test accuracy of a language, at the best round on dev."""

@@ -116,7 +116,6 @@ class Methods(WithPrompts):
                     "accuracy": accuracy[name].mean(),
                     "low": accuracy.loc[list(task.low), name].mean(),
                     "high": accuracy.loc[list(task.high), name].mean(),
-                    "last_round": np.mean([values.mean() for values in one.correct_last.values()]),
                     "parameters": trained[name],
                     "megabytes": one.num_bytes / 1e6,
                     "rate": chosen_rates[name],
