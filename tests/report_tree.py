@@ -13,6 +13,17 @@ import yaml
 from iclr_repro.core.plotting import figure, save_figure
 
 HOSTILE = "<script>document.title = 'taken over'</script>"
+_LAB_NOTE = f"""# Lab note: quiet_attention
+
+## How
+
+- **C3 is a matter of depth**: our model has two layers. {HOSTILE}
+- C9 is not in bold.
+
+| claim | ours |
+|---|---|
+| **C4** | a cell of a table explains nothing |
+"""
 
 
 def claim(identity: str, statement: str, verdict: str, **changes: Any) -> dict[str, Any]:
@@ -32,6 +43,16 @@ def claim(identity: str, statement: str, verdict: str, **changes: Any) -> dict[s
         "command": "python -m iclr_repro.run paper=quiet_attention scale=cpu only=[retention]",
     }
     return made | changes
+
+
+def _part(name: str, measured: float, interval: list[float] | None, threshold: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "measured": measured,
+        "interval": interval,
+        "threshold": threshold,
+        "verdict": "reproduced",
+    }
 
 
 def _experiment(
@@ -220,7 +241,7 @@ def _write_quiet_attention(runs: Path, record: Path) -> None:
     recorded = quiet_attention("cpu")
     recorded["claims"][1] |= {"verdict": "reproduced", "measured": 2.2}
     write_json(record / "results" / "cpu.json", recorded)
-    (record / "README.md").write_text("# Lab note\n")
+    (record / "README.md").write_text(_LAB_NOTE)
     ledger = [
         {
             "id": "D1",
@@ -272,8 +293,25 @@ def _write_old_result(record: Path) -> None:
         "paper",
         "An Old Result, Measured Once on a Large Machine",
         fidelity="code",
-        claims=[claim("O1", "The large model wins.", "reproduced", experiments=["race"])],
-        experiments={name: _experiment("old_result", name, "paper", [0]) for name in ("race", "race_long")},
+        claims=[
+            claim("O1", "The large model wins.", "reproduced", experiments=["race"]),
+            claim(
+                "E1",
+                "A step takes at most 1.2 times the dense one's time.",
+                "reproduced",
+                measured="2 of 2 hold",
+                interval=None,
+                threshold="all hold",
+                parts=[
+                    _part("step/ours_over_dense", 0.9, [0.85, 0.93], "<= 1.2"),
+                    _part("step/difference", 0.0, None, "= 0 ± 1e-05"),
+                ],
+                experiments=["efficiency"],
+            ),
+        ],
+        experiments={
+            name: _experiment("old_result", name, "paper", [0]) for name in ("race", "race_long", "efficiency")
+        },
     )
     for entry in old["experiments"].values():
         del entry["parameters"]  # a record from before they were kept

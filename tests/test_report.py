@@ -39,7 +39,8 @@ def site(tree: Path) -> Path:
 def test_the_same_inputs_give_the_same_bytes(tree: Path, site: Path, tmp_path: Path) -> None:
     report.write_report(tree / "runs", records=tree / "experiments", out=tmp_path)
     pages = sorted(path.name for path in tmp_path.iterdir())
-    assert pages == ["index.html", "old_result.html", "quiet_attention.html", "slow_bandits.html"]
+    papers = ["old_result", "quiet_attention", "slow_bandits"]
+    assert pages == sorted(f"{name}.html" for name in [*report.SITE_PAGES, *papers])
     for page in pages:
         assert (tmp_path / page).read_bytes() == (site / page).read_bytes()
 
@@ -74,6 +75,7 @@ def test_text_from_documents_is_escaped_everywhere(site: Path) -> None:
     for path in site.iterdir():
         assert HOSTILE not in path.read_text()
     assert (site / "slow_bandits.html").read_text().count("&lt;script&gt;") >= 12
+    assert "&lt;script&gt;" in (site / "not-reproduced.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -257,6 +259,7 @@ def test_scales_are_shown_from_the_largest_to_the_smallest(page: Page, site: Pat
     assert page.get_by_role("heading", level=2).all_inner_texts() == [
         "Scale cpu",
         "Scale smoke",
+        "Lab note",
         "Differences from the paper",
     ]
 
@@ -283,6 +286,42 @@ def test_a_paper_without_a_run_shows_its_record_with_the_recorded_figures(page: 
     assert "Scale paper recorded result" in page.get_by_role("heading", level=2).first.inner_text()
     assert page.locator("#paper-race figure").count() == 0
     assert page.locator("#paper-race_long figcaption").all_inner_texts() == ["finish"]
+
+
+@pytest.mark.browser
+def test_the_claims_of_all_papers_can_be_filtered(page: Page, site: Path) -> None:
+    page.goto((site / "claims.html").as_uri())
+    shown = page.locator("table.claims tbody tr:visible")
+    assert shown.count() == page.locator("table.claims tbody tr").count() > 6
+    page.get_by_label("Verdict").select_option("not reproduced")
+    page.get_by_label("Fidelity").select_option("paper")
+    assert [text.split()[:2] for text in shown.all_inner_texts()] == [["quiet_attention", "C3"]]
+    page.get_by_label("headlines only").check()
+    assert shown.count() == 0
+    assert "0 of " in page.locator("output").inner_text()
+
+
+@pytest.mark.browser
+def test_what_did_not_reproduce_stands_with_the_note_about_it(page: Page, site: Path) -> None:
+    page.goto((site / "not-reproduced.html").as_uri())
+    article = page.locator("article", has_text="quiet_attention C3").inner_text()
+    assert "0.31 [0.28, 0.33]" in article
+    assert "C3 is a matter of depth: our model has two layers" in article
+    assert "C9" not in page.locator("main").inner_text()
+    page.get_by_role("link", name="quiet_attention C3").click()
+    assert page.url.endswith("quiet_attention.html#cpu-claim-C3")
+    assert page.locator("section[aria-labelledby=lab-note]").get_by_role("heading", level=3).inner_text() == "How"
+
+
+@pytest.mark.browser
+def test_the_speed_page_has_targets_and_measurements(page: Page, site: Path) -> None:
+    page.goto((site / "speed.html").as_uri())
+    rows = page.locator("table tbody tr")
+    assert [" ".join(text.split()) for text in rows.all_inner_texts()] == [
+        "E1 step/ours_over_dense <= 1.2 0.9 [0.85, 0.93] ✓ reproduced",
+        "E1 step/difference = 0 ± 1e-05 0 ✓ reproduced",
+    ]
+    assert rows.locator("svg.whisker").count() == 1
 
 
 @pytest.mark.browser
@@ -322,7 +361,9 @@ def test_hostile_text_is_shown_and_not_run(page: Page, site: Path) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", ["index.html", "quiet_attention.html", "slow_bandits.html"])
+@pytest.mark.parametrize(
+    "name", [*(f"{name}.html" for name in report.SITE_PAGES), "quiet_attention.html", "slow_bandits.html"]
+)
 def test_a_phone_never_scrolls_the_page_sideways(page: Page, site: Path, name: str) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     page.goto((site / name).as_uri())
@@ -351,7 +392,9 @@ def test_everything_is_unfolded_for_print_and_folded_again(page: Page, site: Pat
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", ["index.html", "quiet_attention.html", "old_result.html"])
+@pytest.mark.parametrize(
+    "name", [*(f"{name}.html" for name in report.SITE_PAGES), "quiet_attention.html", "old_result.html"]
+)
 def test_headings_tables_and_pictures_are_accessible(page: Page, site: Path, name: str) -> None:
     page.goto((site / name).as_uri())
     levels = page.locator("h1, h2, h3, h4").evaluate_all("all => all.map(h => Number(h.tagName[1]))")

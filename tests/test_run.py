@@ -107,7 +107,7 @@ def test_warnings_of_a_run_are_recorded(toy: Toy, work: Path) -> None:
     ("arguments", "message"),
     [
         ([], r"choose a paper: paper=.*toy.* \(--help tells what there is\)"),
-        (["paper=toi"], r"paper=toi: there is no such paper; did you mean 'toy'\? Valid: .*toy"),
+        (["paper=toi"], r"paper=toi: there is no such paper; did you mean 'toy'\? Valid: .*\btoy\b.*"),
         (["paper=toy", "scale=smok"], r"scale=smok: there is no such scale; did you mean 'smoke'\? Valid: cpu, .*"),
         (["paper=toy", "tracker=mlfow"], r"tracker=mlfow: there is no such tracker; did you mean 'mlflow'\? .*"),
         (["paper=toy", "sede=[1]"], r"sede: there is no 'sede'; did you mean 'seeds'\? Valid: .*"),

@@ -2,9 +2,11 @@
 
     python -m iclr_repro.report [--runs runs] [--out report] [--records experiments]
 
-writes `report/index.html` (one row a paper) and `report/<paper>.html` (claims, figures, tables, learning curves,
-provenance, differences from the paper). Each page is one file: styles, script and pictures are inside, nothing is
-fetched. The same inputs give the same bytes; the only times shown are those in the documents.
+writes `report/index.html` (one row a paper), `report/<paper>.html` (claims, figures, tables, learning curves,
+provenance, lab note, differences from the paper), and over all papers `claims.html` (every claim, with filters),
+`not-reproduced.html` (what did not come out, and why), `speed.html` and `method.html`. Each page is one file: styles,
+script and pictures are inside, nothing is fetched. The same inputs give the same bytes; the only times shown are those
+in the documents.
 
 A document that cannot be read costs its own part of the site and one line that names it, never the site. This module
 prepares plain data; the templates in `_report/` render it.
@@ -33,9 +35,19 @@ from iclr_repro._report.documents import (
     read_results,
 )
 from iclr_repro._report.evidence import embed_figure, learning_curves, read_table
+from iclr_repro._report.notes import explanations, render_note
+from iclr_repro._report.whiskers import whisker
 from iclr_repro.core.files import write_text
 from iclr_repro.core.resources import records_dir
 
+# Pages over all papers, and what the navigation calls them. No paper's package can have these names.
+SITE_PAGES = {
+    "index": "Papers",
+    "claims": "All claims",
+    "not-reproduced": "What did not reproduce",
+    "speed": "Speed",
+    "method": "How claims are judged",
+}
 _SCALES = ("paper", "cpu", "smoke")  # largest first; others follow by name
 _SIZE_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
@@ -91,7 +103,7 @@ def write_report(runs: Path, *, records: Path, out: Path) -> list[str]:
     Args:
         runs: holds `<paper>/<scale>.json` and the run folders that these documents name.
         records: holds `<paper>/results/<scale>.json`, `<paper>/figures/` and `<paper>/differences.yaml`.
-        out: receives `index.html` and `<paper>.html`; files of these names are replaced, others are left.
+        out: receives the pages; files of their names are replaced, others are left.
 
     Returns:
         One line for each input that could not be read, naming it. The pages show these lines, too.
@@ -109,8 +121,9 @@ def write_report(runs: Path, *, records: Path, out: Path) -> list[str]:
     templates = _templates()
     for page in pages:
         write_text(out / f"{page['paper']}.html", templates.get_template("paper.html.j2").render(page))
-    index = templates.get_template("index.html.j2")
-    write_text(out / "index.html", index.render(pages=pages, runs=runs, problems=problems.lines()))
+    for name in SITE_PAGES:
+        site_page = templates.get_template(f"{name}.html.j2")
+        write_text(out / f"{name}.html", site_page.render(pages=pages, runs=runs, problems=problems.lines(), here=name))
     return problems.lines()
 
 
@@ -127,12 +140,15 @@ def _paper_page(
     sections = [_our_section(ours[scale], recorded.get(scale), runs, problems) for scale in _by_size(ours)]
     sections += [_recorded_section(recorded[scale], record / "figures") for scale in _by_size(only_recorded)]
     differences = read_differences(record / "differences.yaml", paper, problems)
+    note = record / "README.md"
     document = sections[0]["document"]
     return {
         **{key: document[key] for key in ("paper", "title", "arxiv", "venue", "fidelity", "fidelity_note")},
         "sections": sections,
+        "largest": min(sections, key=lambda section: _size_rank(section["document"]["scale"])),
         "differences": differences,
-        "lab_note": f"experiments/{paper}/README.md" if (record / "README.md").is_file() else None,
+        "lab_note": render_note(note) if note.is_file() else None,
+        "explanations": explanations(note) if note.is_file() else {},
         "problems": problems.by_paper.get(paper, []),
     }
 
@@ -199,7 +215,11 @@ def _run_evidence(entry: Mapping[str, Any], runs: Path, paper: str, problems: Pr
 
 
 def _by_size(scales: Iterable[str]) -> list[str]:
-    return sorted(scales, key=lambda scale: (_SCALES.index(scale) if scale in _SCALES else len(_SCALES), scale))
+    return sorted(scales, key=_size_rank)
+
+
+def _size_rank(scale: str) -> tuple[int, str]:
+    return (_SCALES.index(scale) if scale in _SCALES else len(_SCALES), scale)
 
 
 # --- rendering -------------------------------------------------------------------------------------------------------
@@ -220,7 +240,12 @@ def _templates() -> jinja2.Environment:
         "size": format_size,
     }
     environment.filters |= filters
-    environment.globals |= {"VERDICTS": VERDICTS, "FIDELITIES": FIDELITIES}
+    environment.globals |= {
+        "VERDICTS": VERDICTS,
+        "FIDELITIES": FIDELITIES,
+        "SITE_PAGES": SITE_PAGES,
+        "whisker": whisker,
+    }
     return environment
 
 

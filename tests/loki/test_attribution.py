@@ -269,3 +269,47 @@ def test_the_loop_is_an_independent_reference(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(attribution, "interpolation_points", exchanged)
     assert attribution_violations(model, ids, steps=3)["right_plain"] > 1e-3 * float(right.abs().max())
+
+
+# --- against Captum --------------------------------------------------------------------------------------------------
+
+
+class _Scaled(nn.Module):
+    """A down projection whose output at the last position is times `scale` and goes through `last`, a layer of its own.
+
+    With scale 0 that layer puts out 0: Captum takes its baseline from an input, and so it is zero activations.
+    """
+
+    def __init__(self, projection: nn.Module) -> None:
+        super().__init__()
+        self.projection, self.last = projection, nn.Identity()
+        self.scale = torch.ones(1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.projection(x)
+        return torch.cat([y[:, :-1], self.last(y[:, -1] * self.scale)[:, None]], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "method"), [("right", "riemann_right"), ("left", "riemann_left"), ("gauss", "gausslegendre")]
+)
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_captum_agrees(family: str, rule: Rule, method: str) -> None:
+    captum = pytest.importorskip("captum.attr")
+    model, ids = tiny_model(family).double(), prompts(1, 9)
+    ours = attribute(model, ids, steps=7, rule=rule, reuse_prefix=False)
+    for layer, projection in enumerate(down_projections(model)):
+        parent, _, name = projection.name.rpartition(".")
+        scaled = _Scaled(projection.module)
+        setattr(model.get_submodule(parent), name, scaled)
+
+        def probability(scale: torch.Tensor, ids: torch.Tensor, scaled: _Scaled = scaled) -> torch.Tensor:
+            scaled.scale = scale
+            return model(input_ids=ids).logits[:, -1].softmax(dim=-1)[:, ours.target[0]]
+
+        scale = torch.ones(1, 1, dtype=torch.float64)
+        (found,) = captum.LayerIntegratedGradients(probability, scaled.last).attribute(
+            scale, baselines=torch.zeros_like(scale), additional_forward_args=(ids,), n_steps=7, method=method
+        )
+        setattr(model.get_submodule(parent), name, projection.module)
+        assert (found - ours.values[0, layer]).abs().max() < 1e-5 * ours.values[0, layer].abs().max()

@@ -1,10 +1,8 @@
-"""What the experiments measure and refuse, resume, and the code path of scale paper on a tiny local model."""
+"""What the experiments in TinyWorld and on the paper's tables measure, and what all experiments refuse."""
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from iclr_repro import command_line
 from iclr_repro.core.claims import Results, claims_of, judge
 from iclr_repro.core.experiment import build
 from iclr_repro.core.loop import Loop
-from iclr_repro.loki import claims, load_positions, reranker_messages
-from iclr_repro.loki.chat import byte_tokenizer
-from iclr_repro.loki.experiments import SelectionStability, exactness, implanting
+from iclr_repro.loki import claims
+from iclr_repro.loki.experiments import SelectionStability, exactness
 from iclr_repro.loki.experiments.rows import _random_like
 from iclr_repro.loki.paper_values import RERANKER, SHAPES, TOOLACE, loki_lora_parameters, loki_parameters, recomputed
 from iclr_repro.loki.tinyworld import TOKEN
@@ -43,22 +39,37 @@ def measured(name: str, folder: Path, **changes: Any) -> Any:
 
 
 def test_retention_compares_at_equal_rate_and_matched_accuracy(tmp_path: Path) -> None:
-    result = measured("retention", tmp_path, matched_accuracy=0.05, methods=["full", "loki"], tuned=["full"])
+    changes = {"methods": ["full", "loki"], "learning_rates": [3e-3, 1e-2], "matched_accuracy": 0.05}
+    result = measured("retention", tmp_path, **changes, forgetting_every=20)
     equal, matched, every = (result.tables[name] for name in ("equal_rate", "matched_accuracy", "checkpoints"))
     assert list(equal.index) == ["full", "loki"]
     assert result.metrics["equal/loki/forgetting"] == equal.loc["loki", "forgetting"]
-    assert list(matched.index) == ["full"]
+    assert list(matched.index) == ["full", "loki"]
+    assert set(every["learning_rate"]) == {3e-3, 1e-2}
     of_full = every.loc["full"]
     good = of_full[of_full["accuracy"] >= 0.05].groupby("learning_rate").first()
     assert result.metrics["matched/full/forgetting"] == good["forgetting"].min()
-    assert result.metrics["matched/full/rate"] in SMOKE["retention"]["learning_rates"]
+    assert result.metrics["matched/full/rate"] in (3e-3, 1e-2)
     assert result.metrics["loki/parameters"] == 2 * 8 * 96
     assert result.data == "synthetic"
     assert set(result.figures) == {"pareto", "learning"}
 
 
+def test_skills_are_measured_where_the_target_is_first_learnt(tmp_path: Path) -> None:
+    changes = {"methods": ["full"], "matched_accuracy": 0.05, "evaluate_every": 4, "steps": 40}
+    dense, sparse = (
+        measured("retention", tmp_path, **changes, forgetting_every=every).tables["checkpoints"] for every in (4, 40)
+    )
+    first = dense[dense["accuracy"] >= 0.05]["step"].iloc[0]
+    assert first < 40
+    assert first in list(sparse["step"])
+    assert len(sparse) <= 3
+    both = sparse.merge(dense, on="step", suffixes=("", "_dense"))
+    assert (both["forgetting"] == both["forgetting_dense"]).all(), "measuring changes nothing"
+
+
 def test_a_method_that_is_never_good_is_listed_as_such(tmp_path: Path) -> None:
-    result = measured("retention", tmp_path, matched_accuracy=1.0, methods=["full", "loki"], tuned=["loki"], steps=2)
+    result = measured("retention", tmp_path, matched_accuracy=1.0, methods=["loki"], steps=2)
     assert result.metrics["matched/loki/reached"] == 0.0
     assert "matched/loki/forgetting" not in result.metrics
 
@@ -147,9 +158,12 @@ def test_random_rows_like_others_are_as_many_in_each_layer() -> None:
     ("name", "change", "message"),
     [
         ("retention", {"equal_rate": 0.5}, "equal_rate 0.5 is not in learning_rates"),
-        ("retention", {"tuned": ["dora"]}, "tuned has 'dora', which is not in methods"),
         ("retention", {"methods": ["vera"]}, "methods: got ['vera'], expected one of full, lora"),
         ("suppression", {"quotas": [120]}, "quotas: got [120], expected >= 0.0 and <= 100.0 %"),
+        ("implanting", {"methods": []}, "methods: got none, expected some of full, lora"),
+        ("implanting", {"bfcl": ["simple"]}, "bfcl ['simple'] measures task toolace, not reranker"),
+        ("implanting", {"task": "toolace", "beir": "x"}, "beir 'x' measures task reranker, not toolace"),
+        ("implanting", {"equal_rate": 0.5}, "equal_rate 0.5 is not in learning_rates [0.003]"),
         ("implanting", {"task": "chat"}, "task: got 'chat', expected one of reranker, toolace"),
     ],
 )
@@ -183,102 +197,6 @@ def test_tables_and_released_positions_measure(tmp_path: Path) -> None:
     assert found.data == "synthetic"
     assert found.metrics["llama/q10/right_size"] == 1.0
     assert found.metrics["llama/q10/adjacent_layers"] == pytest.approx(0.1, abs=0.01)
-
-
-# --- scale paper -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
-def test_scale_paper_runs_on_a_local_model_and_data(
-    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Model and dialogues from folders, own attribution, packing, bf16, benchmarks by a stand-in, a saved adapter."""
-    tokenizer = byte_tokenizer()
-    sizes: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 4096,
-    }
-    config = Qwen2Config(**sizes, tie_word_embeddings=True) if family == "qwen2" else LlamaConfig(**sizes)
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    rows = []
-    for number in range(40):
-        messages = reranker_messages(f"query {number}", f"text {number}", 1 + number % 7)
-        turns = [{"from": "human" if m["role"] == "user" else "gpt", "value": m["content"]} for m in messages[1:]]
-        rows.append({"system": messages[0]["content"], "conversations": turns})
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    scores = iter([{"gsm8k": 40.0, "ifeval": 20.0}, {"gsm8k": 38.0, "ifeval": 21.0}])
-    monkeypatch.setattr(implanting, "benchmark_scores", lambda m, t, tasks, **options: next(scores) if tasks else {})
-    change = {
-        "data": "auto",
-        "model": str(tmp_path / "model"),
-        "dataset": str(tmp_path / "data"),
-        "dtype": "bfloat16",
-        "probes": 3,
-        "kva_batch": 2,
-        "kva_steps": 2,
-        "samples": 30,
-        "held_out": 5,
-        "length": 64,
-        "batch_size": 2,
-        "accumulation": 2,
-        "benchmarks": ["gsm8k", "ifeval"],
-    }
-    run = replace(bare_run(tmp_path), dir=tmp_path / "run")
-    result = build("implanting", {**settings("paper")["implanting"], **change}).run(run)
-    result.check()
-    assert result.metrics["forgetting/average"] == pytest.approx(0.0)
-    assert result.metrics["forgetting/clipped"] == pytest.approx(2.5)
-    assert result.metrics["loss/after"] != result.metrics["loss/before"]
-    for when in ("before", "after"):
-        assert 0.0 <= result.metrics[f"reranker/accuracy/{when}"] <= 1.0
-        assert -0.25 <= result.metrics[f"reranker/contrast/{when}"] <= 0.25
-    positions = load_positions(run.dir / "positions.json")
-    assert [len(rows) for rows in positions] == [9, 9]
-    assert (run.dir / "adapter" / "adapter_model.safetensors").is_file()
-    assert list((run.dir / "attributions").glob("batch*.npy"))
-    again = build("implanting", {**SMOKE["implanting"], "positions": str(run.dir / "positions.json"), "quota": 30})
-    assert again.run(replace(bare_run(tmp_path), dir=tmp_path / "again")).metrics["n"] == 4
-
-
-def test_released_rows_of_another_model_are_not_to_be_had(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match=r"no data file 'pos_json/tiny/25.json.gz'"):
-        build("implanting", {**SMOKE["implanting"], "positions": "released", "quota": 25}).run(bare_run(tmp_path))
-
-
-def test_benchmarks_need_the_harness() -> None:
-    assert implanting.benchmark_scores(None, None, []) == {}
-    with pytest.raises(ImportError, match=r"pip install 'iclr-repro\[benchmarks\]'"):
-        implanting.benchmark_scores(None, None, ["gsm8k"])
-
-
-def test_the_stated_metric_of_a_benchmark_counts() -> None:
-    found = {"gsm8k": {"alias": "x", "exact_match,flexible-extract": 0.5, "exact_match,strict-match": 0.25}}
-    assert implanting._metric_of(found, "gsm8k") == 0.25
-    with pytest.raises(KeyError, match="hellaswag: lm-evaluation-harness gave no 'acc_norm,none' but acc,none"):
-        implanting._metric_of({"hellaswag": {"acc,none": 0.5}}, "hellaswag")
-
-
-@pytest.mark.parametrize("change", [{"packing": False, "length": 400}, {"lora_r": 2}, {"strategy": "random"}])
-def test_other_ways_of_implanting_train(tmp_path: Path, change: dict[str, Any]) -> None:
-    run = replace(bare_run(tmp_path), dir=tmp_path / "run")
-    metrics = build("implanting", {**SMOKE["implanting"], **change}).run(run).metrics
-    assert metrics["loss/after"] < metrics["loss/before"]
-    if "lora_r" in change:
-        assert metrics["parameters"] == 2 * 2 * (9 + 64)
-
-
-def test_dialogues_without_an_answer_in_reach_are_named(tmp_path: Path) -> None:
-    run = replace(bare_run(tmp_path), dir=tmp_path / "run")
-    with pytest.raises(ValueError, match="no dialogue has an answer within 8 tokens: give a larger length"):
-        build("implanting", {**SMOKE["implanting"], "packing": False, "length": 8}).run(run)
 
 
 def test_a_model_that_has_learnt_nothing_has_nothing_to_forget(tmp_path: Path) -> None:

@@ -1,11 +1,16 @@
 """A claim check that anything passes is worthless: stand-ins must fail the headline claims that they should fail.
 
-One small world takes the place of the preset of scale cpu. It was chosen such that LoKI passes these claims there, so
-that where a stand-in fails, that is its own doing; it says nothing about how often LoKI passes.
+A small world takes the place of the preset of scale cpu. Each stand-in goes through the experiments' own code with the
+seeds 0, 1 and 2, and the claims judge its metrics over the seeds, as in a run. Asserted is that each stand-in is judged
+and not "reproduced", with the mean of a part on the wrong side of its threshold, a frozen network and full fine-tuning
+in disguise "not reproduced" without doubt, and that every mean of LoKI itself is on the right side. The world was
+chosen on seed 0 so that LoKI passes there; with three seeds LoKI is not "reproduced" everywhere in so small a world:
+that is for scale cpu to say.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +20,7 @@ import pytest
 from torch import nn
 
 from iclr_repro import command_line
-from iclr_repro.core.claims import Results, claims_of, judge
+from iclr_repro.core.claims import Check, Results, claims_of, judge
 from iclr_repro.core.experiment import build
 from iclr_repro.loki import claims, suppression
 from iclr_repro.loki.experiments import Retention, rows
@@ -25,6 +30,7 @@ from iclr_repro.loki.suppression import SETS
 from support import bare_run
 
 HEADLINE = ("C6", "C9", "C10")
+SEEDS = (0, 1, 2)
 _WORLD: dict[str, Any] = {
     "num_entities": 32,
     "pool": {"fact": 3000, "rev": 2000, "ins": 1000},
@@ -40,12 +46,11 @@ _WORLD: dict[str, Any] = {
 _CHANGES: dict[str, dict[str, Any]] = {
     "retention": {
         "methods": ["full", "loki", "global_low"],
-        "tuned": ["full"],
         "learning_rates": [3e-3],
         "evaluate_every": 60,
         "forgetting_every": 240,
     },
-    "suppression": {"quotas": [10, 20], "random_draws": 16},
+    "suppression": {"quotas": [10, 20]},
     "layer_balance": {"quota": 10, "crowding_quota": 10},
 }
 
@@ -53,18 +58,37 @@ Metrics = dict[str, dict[str, Any]]
 
 
 def measured(folder: Path, *names: str, **changes: Any) -> Metrics:
-    """Run experiments in the small world; a metric is then judged as if further seeds gave the same."""
+    """Run experiments in the small world; a metric is an array over the seeds."""
     settings = command_line.checked_settings(command_line.compose(["paper=loki"]))["experiments"]
     metrics: Metrics = {}
     for name in names:
-        given = {**settings[name], **_WORLD, **_CHANGES[name], **changes}
-        metrics[name] = dict(build(name, given).run(bare_run(folder / name)).metrics)
+        chosen = {**settings[name], **_WORLD, **_CHANGES[name], **changes}
+        found = [build(name, chosen).run(bare_run(folder / name, seed=seed)).metrics for seed in SEEDS]
+        keys = dict.fromkeys(key for one in found for key in one)
+        # What a seed did not measure is not a number there, so that no claim can pass on the other seeds alone.
+        metrics[name] = {key: np.array([one.get(key, np.nan) for one in found]) for key in keys}
     return metrics
 
 
-def verdicts(metrics: Metrics) -> dict[str, str]:
+def checks(metrics: Metrics) -> dict[str, Check]:
     chosen = [one for one in claims_of(claims) if one.id in HEADLINE]
-    return {one.claim.id: one.check.verdict for one in judge(chosen, Results.from_metrics(metrics), "cpu")}
+    return {one.claim.id: one.check for one in judge(chosen, Results.from_metrics(metrics), "cpu")}
+
+
+def wrong(check: Check) -> list[str]:
+    """The parts of a claim whose mean is on the wrong side of the threshold."""
+    sides = {">": operator.gt, ">=": operator.ge, "<=": operator.le}
+    found = []
+    for part in check.parts:
+        *_, sign, bound = part.threshold.split()
+        if not sides[sign](float(np.mean(part.values)), float(bound)):
+            found.append(part.name)
+    return found
+
+
+def fails(check: Check) -> bool:
+    """Whether a claim was judged, was not reproduced, and is contradicted by the mean of a part at least."""
+    return check.verdict in ("inconclusive", "not reproduced") and bool(wrong(check))
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +99,10 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metrics]:
         yield measured(tmp_path_factory.mktemp("genuine"), *_CHANGES)
 
 
-def test_the_method_itself_passes(genuine: Metrics) -> None:
-    assert verdicts(genuine) == dict.fromkeys(HEADLINE, "reproduced")
+def test_the_method_itself_does_not_fail(genuine: Metrics) -> None:
+    for claim, check in checks(genuine).items():
+        assert check.verdict in ("reproduced", "inconclusive"), claim
+        assert wrong(check) == [], claim
 
 
 def test_shuffled_attributions_fail(genuine: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,9 +115,9 @@ def test_shuffled_attributions_fail(genuine: Metrics, tmp_path: Path, monkeypatc
         return values.reshape(len(values), -1)[:, order].reshape(values.shape)
 
     monkeypatch.setattr(InTinyWorld, "attributions", shuffled)
-    found = verdicts({**genuine, **measured(tmp_path, "suppression", "layer_balance")})
-    assert found["C9"] == "not reproduced"
-    assert found["C10"] == "not reproduced"
+    found = checks({**genuine, **measured(tmp_path, "suppression", "layer_balance")})
+    assert fails(found["C9"])
+    assert fails(found["C10"])
 
 
 def test_attributions_of_an_untrained_network_fail(
@@ -104,7 +130,7 @@ def test_attributions_of_an_untrained_network_fail(
         return of_method(self, run, fresh)
 
     monkeypatch.setattr(InTinyWorld, "attributions", untrained)
-    assert verdicts({**genuine, **measured(tmp_path, "suppression")})["C9"] == "not reproduced"
+    assert fails(checks({**genuine, **measured(tmp_path, "suppression")})["C9"])
 
 
 def test_random_rows_under_every_name_fail(genuine: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,17 +139,16 @@ def test_random_rows_under_every_name_fail(genuine: Metrics, tmp_path: Path, mon
     rng = np.random.default_rng(0)
     for module in (rows, suppression):
         monkeypatch.setattr(module, "select_rows", lambda a, q, **options: select_rows(a, q, **{"rng": rng, **options}))
-    found = verdicts({**genuine, **measured(tmp_path, "suppression", "layer_balance")})
-    assert found["C9"] == "not reproduced"
-    assert found["C10"] == "not reproduced"
+    found = checks({**genuine, **measured(tmp_path, "suppression", "layer_balance")})
+    assert fails(found["C9"])
+    assert fails(found["C10"])
 
 
 def test_a_frozen_network_fails(genuine: Metrics, tmp_path: Path) -> None:
     """It forgets nothing, and learns nothing."""
     frozen = measured(tmp_path, "retention", learning_rates=[0.0], equal_rate=0.0, steps=1, forgetting_every=1)
-    found = verdicts({**genuine, **frozen})
-    assert found["C6"] == "not reproduced"
-    assert found["C10"] == "not reproduced"
+    found = checks({**genuine, **frozen})
+    assert found["C6"].verdict == found["C10"].verdict == "not reproduced"
 
 
 def test_full_fine_tuning_in_disguise_fails(genuine: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +157,8 @@ def test_full_fine_tuning_in_disguise_fails(genuine: Metrics, tmp_path: Path, mo
         return model
 
     monkeypatch.setattr(Retention, "_adapted", everything)
-    found = verdicts({**genuine, **measured(tmp_path, "retention", steps=60)})
-    assert found["C6"] == "not reproduced"
-    assert found["C10"] == "not reproduced"
+    found = checks({**genuine, **measured(tmp_path, "retention", steps=60)})
+    assert found["C6"].verdict == found["C10"].verdict == "not reproduced"
 
 
 # --- the claims on made-up results -----------------------------------------------------------------------------------

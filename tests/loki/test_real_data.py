@@ -6,9 +6,11 @@ import itertools
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from iclr_repro.core.data import catalogue
 from iclr_repro.loki import (
@@ -24,6 +26,7 @@ from iclr_repro.loki import (
     toolace_messages,
 )
 from iclr_repro.loki.bfcl import CATEGORIES, NO_CALL_CATEGORIES, SOME_CALL_CATEGORIES
+from iclr_repro.loki.bfcl_scoring import answer_accuracy, bfcl_messages, greedy_answers
 from iclr_repro.loki.chat import byte_tokenizer, encode_dialogue
 from iclr_repro.loki.prompts import read_jsonl
 from support import ROOT
@@ -75,6 +78,32 @@ def test_an_oracle_is_right_but_for_the_five_items_that_contradict_themselves() 
     assert [row["id"] for row in rows if not ast_match(oracle_calls(row), row)] == CONTRADICTING
 
 
+def written(calls: list[dict[str, dict[str, Any]]]) -> str:
+    parts = [(name, arguments) for call in calls for name, arguments in call.items()]
+    return f"[{', '.join(f'{name}({_arguments(arguments)})' for name, arguments in parts)}]"
+
+
+def _arguments(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+
+
+def test_an_oracle_that_writes_its_calls_is_right_but_for_the_five_items() -> None:
+    rows = [row for category in CATEGORIES for row in load_bfcl(category, find=find)]
+    assert answer_accuracy([written(oracle_calls(row)) for row in rows], rows) == (2351 - len(CONTRADICTING)) / 2351
+
+
+@pytest.mark.parametrize("category", COUNTS)
+def test_a_random_model_calls_nothing(category: str) -> None:
+    tokenizer = byte_tokenizer()
+    rows = load_bfcl(category, find=find)[:3]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {**CONFIGS["qwen2"].to_dict(), "vocab_size": len(tokenizer), "max_position_embeddings": 16384}
+        model = Qwen2ForCausalLM(Qwen2Config(**sizes)).eval()
+    answers = greedy_answers(model, tokenizer, [bfcl_messages(row) for row in rows], max_new_tokens=8)
+    assert answer_accuracy(answers, rows) == (1.0 if category in NO_CALL_CATEGORIES else 0.0)
+
+
 def test_answers_of_other_items_are_wrong() -> None:
     rows = load_bfcl("live_multiple", find=find)
     shifted = sum(ast_match(oracle_calls(other), row) for row, other in itertools.pairwise(rows))
@@ -90,8 +119,6 @@ def test_probe_prompts_of_mmlu_are_attributed() -> None:
     prompts = sorted(mmlu_probes(rows[::300], tokenizer), key=len)[:3]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        from transformers import Qwen2Config, Qwen2ForCausalLM
-
         sizes = {**CONFIGS["qwen2"].to_dict(), "vocab_size": len(tokenizer), "max_position_embeddings": 4096}
         model = Qwen2ForCausalLM(Qwen2Config(**sizes)).eval()
     attributions = knowledge_vector_attribution(model, prompts, steps=2)

@@ -154,12 +154,43 @@ def test_one_metric_that_is_no_number_passes_no_claim_that_reads_it(
     assert tried >= HEADLINE | {"C1", "C2", "C6", "C7", "C9", "C10", "C11", "C12", "S1", "S4", "B1", "B2"}
 
 
-@pytest.mark.parametrize(("by_model", "verdict"), [(1.0, "reproduced"), (0.0, "not run")])
-def test_a_text_regression_is_no_language_model(by_model: float, verdict: str) -> None:
-    table = {
-        "pairwise_minus_rating/mean": Values("difference", np.array([5.0]), interval=(1.0, 9.0)),
-        "judge/is_language_model": Values("by a model", np.array([by_model]), interval=(by_model, by_model)),
+def test_a_rater_that_ignores_the_papers_does_not_make_comparisons_better(
+    real_metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(_judged, "rate_papers", lambda merit, rng=rng: rng.integers(1, 11, (len(merit), 3)))
+    broken = measured(tmp_path, {name: SIZES[name] for name in ("recovery", "selection")}, seeds=5)
+    # The comparisons do beat this rater, as a broken baseline always is.
+    assert broken["recovery"]["pairwise_minus_rating/m64"].mean() > 0.5
+    assert (broken["selection"]["headline_minus_rating/log_mean"] > 0).all()
+    assert verdicts_of(real_metrics | broken)["C3"] == "not reproduced"
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({}, "reproduced"),
+        ({"judge/is_language_model": 0.0}, "not run"),  # a text regression
+        ({"rating/unusable": 20.0, "judge/unreadable": 100.0}, "reproduced"),
+        ({"rating/unusable": 21.0}, "not run"),
+        ({"rating/unusable": 200.0}, "not run"),
+        ({"judge/unreadable": 101.0}, "not run"),
+        ({"rating/unusable": np.nan}, "not run"),
+        ({"judge/unreadable": np.nan}, "not run"),
+    ],
+)
+def test_only_a_language_model_that_answers_decides_real_venues(change: dict[str, float], verdict: str) -> None:
+    metrics = {
+        "judge/is_language_model": 1.0,
+        "n": 200.0,
+        "rating/unusable": 0.0,
+        "judge/unreadable": 0.0,
+        "judge/comparisons": 900.0,
     }
+    table = {
+        name: Values(name, np.array([value]), interval=(value, value)) for name, value in (metrics | change).items()
+    }
+    table["pairwise_minus_rating/mean"] = Values("difference", np.array([5.0]), interval=(1.0, 9.0))
     tables = {name: ExperimentResults(name, table, data="real") for name in ("corl_table", "iclr2023_table")}
     found = {one.claim.id: one.check.verdict for one in judge(claims_of(claims), Results(tables), "paper")}
     assert found["C3p"] == verdict

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,9 +25,9 @@ from iclr_repro.pairwise_review import (
     prefer_by_scores,
 )
 from iclr_repro.pairwise_review.data import simulate_text_papers
-from iclr_repro.pairwise_review.hf_judge import HFJudge
+from iclr_repro.pairwise_review.hf_judge import HFJudge, load_token_counter
 from iclr_repro.pairwise_review.judges import text_reviews
-from iclr_repro.pairwise_review.judging import BaseJudge
+from iclr_repro.pairwise_review.judging import BaseJudge, Collected
 from iclr_repro.pairwise_review.language_judge import Reading
 from iclr_repro.pairwise_review.prompts import anonymise, estimate_tokens, excerpt, load_template, parse_winner
 from pairwise_review.cases import papers
@@ -195,11 +196,26 @@ def test_answers_to_another_prompt_are_asked_again(tmp_path: Path) -> None:
     assert reused(judge(), those) == reused(judge(budget=2), those) == rows  # all of them are kept
 
 
-def test_pairs_are_asked_by_their_first_paper() -> None:
-    asking = Counting()
-    collect(asking, papers(8), PairSchedule(8, 0), 56, chunk=28)
-    firsts = [first for first, _ in asking.asked]
-    assert firsts == sorted(firsts[:28]) + sorted(firsts[28:])
+def test_pairs_are_asked_by_their_first_paper(tmp_path: Path) -> None:
+    those, schedule, log = papers(9), PairSchedule(9, 0), tmp_path / "log.jsonl"
+
+    def ask(num: int) -> tuple[list[tuple[str, str]], Collected]:
+        asking = Counting()
+        return asking.asked, collect(asking, those, schedule, num, log=log, chunk=8)
+
+    def scheduled(start: int, stop: int) -> list[tuple[str, str]]:
+        return sorted((those[a].id, those[b].id) for a, b in zip(*schedule.pairs(start, stop), strict=True))
+
+    asked, found = ask(30)
+    assert asked == scheduled(0, 30)
+    # A call knows nothing of the one before.
+    calls = [[first for first, _ in asked[start : start + 8]] for start in range(0, 30, 8)]
+    assert (found.asked, found.first_just_read) == (30, sum(len(call) - len(set(call)) for call in calls))
+    # A larger budget asks what is missing.
+    asked, found = ask(72)
+    assert asked == scheduled(30, 72)
+    assert (found.asked, found.reused, found.comparisons) == (42, 30, 72)
+    assert ask(30)[1].asked == 0
 
 
 def test_damaged_rows_name_their_line(tmp_path: Path) -> None:
@@ -258,6 +274,66 @@ def test_prob_first_is_the_softmax_of_the_two_letters() -> None:
         logits = judge._model(input_ids=ids).logits[0, -1]
     letters = logits[[judge._tokens("A")[0], judge._tokens("B")[0]]]
     assert judge.compare(*those).prob_first == pytest.approx(float(letters.softmax(0)[0]), abs=1e-6)
+
+
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+)
+
+
+def test_chat_templates_wrap_the_prompt_and_keep_the_prefix_apart() -> None:
+    import torch
+
+    plain, those = HFJudge.untrained(), papers(4)
+    plain._tokenizer.chat_template = CHAT
+
+    def judge(*, reuse: bool) -> HFJudge:
+        return HFJudge(plain._model, plain._tokenizer, name="chat", swap=False, chat_template=True, reuse_prefix=reuse)
+
+    before, after = judge(reuse=True)._parts("one", "two")
+    assert before.startswith("<system>You are")
+    assert "<user>### Manuscript A\none" in before
+    assert after.endswith("Winner:<a>")
+    first, second = [those[0]] * 3, those[1:]
+    reused, whole = (judge(reuse=reuse).compare_many(first, second) for reuse in (True, False))
+    assert [a.prob_first for a in reused] == pytest.approx([a.prob_first for a in whole], abs=1e-5)
+    # In half precision: close to full precision, whether the prefix is read once or not.
+    plain._model.to(torch.bfloat16)
+    for reuse in (True, False):
+        half = judge(reuse=reuse).compare_many(first, second)
+        assert [a.prob_first for a in half] == pytest.approx([a.prob_first for a in whole], abs=0.02)
+    plain._model.to(torch.float32)
+    rater = judge(reuse=True)
+    question = rater._template.rating_by_next_token.replace("{venue}", rater._reading.venue)
+    for paper, rating in zip(those, rater.expected_ratings(those), strict=True):
+        system = rater._template.system_message(rater._reading.venue)
+        text = f"<system>{system}<user>### Manuscript\n{rater.shown(paper)}\n\n{question}<a>"
+        with torch.inference_mode():
+            logits = rater._model(input_ids=torch.tensor([rater._tokens(text)])).logits[0, -1]
+        digits = logits[[rater._tokens(str(digit))[0] for digit in range(1, 10)]].softmax(0)
+        assert rating == pytest.approx(float(digits @ torch.arange(1.0, 10.0)), abs=1e-5)
+    # A head without weights cannot tell A from B.
+    plain._model.get_output_embeddings().weight.data.zero_()
+    assert [(a.prefer_first, a.prob_first) for a in judge(reuse=True).compare_many(first, second)] == [(None, 0.5)] * 3
+
+
+def test_close_logits_are_told_apart_in_half_precision() -> None:
+    import torch
+
+    judge = HFJudge.untrained(swap=False)
+    judge._model.to(torch.bfloat16)
+    head = judge._model.get_output_embeddings().weight
+    a, b = judge._letters
+    hidden = torch.ones(head.shape[1], dtype=torch.bfloat16)
+    with torch.no_grad():
+        head[[a, b]] = 0.5
+        head[a, 0] += 2**-8
+    assert (head[a] @ hidden) == (head[b] @ hidden)  # as bfloat16 has it
+    judge._model.base_model.forward = lambda input_ids, **_: SimpleNamespace(
+        last_hidden_state=hidden.expand(*input_ids.shape, -1)
+    )
+    with torch.no_grad():
+        assert float(judge._score([1, 2], [[3]], None)) == pytest.approx(2**-8)
 
 
 def test_too_long_prompts_and_bad_options_are_refused() -> None:
@@ -350,3 +426,15 @@ def test_braces_in_a_paper_are_shown_as_they_are() -> None:
     assert "Manuscript B" in prompt
     with pytest.raises(ValueError, match="no version 99"):
         load_template(99)
+
+
+def test_a_loaded_model_counts_with_its_own_tokenizer(tmp_path: Path) -> None:
+    made = HFJudge.untrained(hidden_size=8, layers=1)
+    made._model.save_pretrained(tmp_path)
+    made._tokenizer.save_pretrained(tmp_path)
+    text = Paper(id="x", title="", abstract="é" * 40)
+    assert load_token_counter(str(tmp_path))("é") == 2  # a byte a token
+    assert HFJudge.from_pretrained(str(tmp_path), reading=Reading(budget=100)).shown(text) == "Abstract: " + "é" * 40
+    assert HFJudge.from_pretrained(str(tmp_path), reading=Reading(budget=89)).shown(text) == "Abstract:"
+    given = Reading(budget=89, count_tokens=len)
+    assert HFJudge.from_pretrained(str(tmp_path), reading=given).shown(text) == "Abstract: " + "é" * 40

@@ -35,6 +35,7 @@ from iclr_repro.pairwise_review import (
     write_batch,
 )
 from iclr_repro.pairwise_review.cost import forecast, price
+from iclr_repro.pairwise_review.language_judge import expected_digit
 from iclr_repro.pairwise_review.prompts import load_template
 from pairwise_review.cases import papers
 
@@ -93,6 +94,10 @@ def test_swapped_orders_are_averaged(server: OpenAIServer, tmp_path: Path) -> No
     server.respond = lambda request: says("A", completion_tokens=1, top_logprobs=always_first)
     answer = judge(server, tmp_path, answering="next_token", swap=True).compare(those[0], those[1])
     assert answer.prob_first == pytest.approx(0.5)
+    server.respond = lambda request: says("A", completion_tokens=1, top_logprobs={"A": -0.7, "B": -0.7})
+    for swap in (True, False):
+        even = judge(server, tmp_path / f"even-{swap}", answering="next_token", swap=swap).compare(those[0], those[1])
+        assert (even.prefer_first, even.prob_first) == (None, 0.5)
     server.respond = lambda request: says("Winner: A")
     split = judge(server, tmp_path, swap=True).compare(those[0], those[1])
     assert split.prefer_first is None
@@ -243,7 +248,22 @@ def test_the_key_is_in_no_file_message_or_log(
         assert API_KEY not in text
 
 
+def test_a_vote_without_its_other_half_is_no_preference(server: OpenAIServer, tmp_path: Path) -> None:
+    those = papers(3)
+    server.respond = lambda request: says("Hm.") if numbers(prompt_of(request)) == (1, 2) else prefer_larger(request)
+    half = judge(server, tmp_path, swap=True).compare(those[2], those[1])
+    assert (half.prefer_first, half.prob_first, half.asked_again) == (None, None, True)
+
+
 # --- the rating system
+
+
+def test_the_expected_rating_is_over_the_digits() -> None:
+    scores = np.full((3, 9), -np.inf)
+    scores[0, 3] = np.log(0.001)
+    scores[1, [5, 8]] = np.log([0.2, 0.1])
+    assert expected_digit(scores)[:2] == pytest.approx([4.0, (2 * 6 + 9) / 3])
+    assert np.isnan(expected_digit(scores)[2])
 
 
 def test_ratings_take_four_calls_a_paper(server: OpenAIServer, tmp_path: Path) -> None:

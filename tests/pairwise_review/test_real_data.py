@@ -95,7 +95,7 @@ def test_lists_of_paperlists_are_read(tmp_path: Path) -> None:
     assert (one.tier, one.accepted, one.citations, one.area) == ("spotlight", True, None, "theory")
     assert one.ratings == (6.0, 8.0)
     assert one.institutions == ("MIT", "Stanford")
-    assert (other.tier, other.accepted, other.citations, other.area) == (None, False, 4, "one")
+    assert (other.tier, other.accepted, other.citations, other.area) == (None, False, 4, None)
     path.write_text('{"id": 1}')
     with pytest.raises(DataError, match="no list of papers of paperlists"):
         read_paperlist(path)

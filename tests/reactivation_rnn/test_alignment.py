@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from iclr_repro.reactivation_rnn.alignment import Alignment, alignment, state_density
+from iclr_repro.reactivation_rnn.alignment import (
+    Alignment,
+    alignment,
+    contraction,
+    local_tangents,
+    split,
+    state_density,
+)
 from iclr_repro.reactivation_rnn.networks import NoisyRNN
 
 
@@ -22,10 +31,14 @@ class Follows(NoisyRNN):
     """A network whose drift is minus the direction to the circle: it goes back to it."""
 
     def scan(self, start_BN: torch.Tensor, inputs_TBI: torch.Tensor, noise_TBN: torch.Tensor | None) -> torch.Tensor:
-        radius = start_BN[:, :2].norm(dim=1, keepdim=True)
-        back = torch.zeros_like(start_BN)
-        back[:, :2] = start_BN[:, :2] * (1 / radius - 1)
-        return (start_BN + 0.1 * self.sign * back).unsqueeze(0)
+        states = []
+        for _ in inputs_TBI:
+            radius = start_BN[:, :2].norm(dim=1, keepdim=True)
+            back = torch.zeros_like(start_BN)
+            back[:, :2] = start_BN[:, :2] * (1 / radius - 1)
+            start_BN = start_BN + 0.1 * self.sign * back
+            states.append(start_BN)
+        return torch.stack(states)
 
     sign = 1.0
 
@@ -63,8 +76,46 @@ def test_a_network_that_goes_back_is_aligned_and_one_that_flees_is_not(sign: flo
 
 def test_a_drift_that_is_the_score_has_cosine_and_slope_one() -> None:
     score = np.random.default_rng(0).normal(size=(50, 3))
-    found = Alignment(np.zeros((50, 3)), score, score, 0.0).metrics()
-    assert found["cosine"] == pytest.approx(1.0)
-    assert found["slope"] == pytest.approx(1.0)
-    assert found["length_ratio"] == pytest.approx(1.0)
-    assert Alignment(np.zeros((50, 3)), np.zeros((50, 3)), score, 0.0).metrics()["cosine"] == 0.0
+    tangents = np.repeat(np.eye(3)[None, :, :2], 50, axis=0)
+    found = Alignment(np.zeros((50, 3)), score, score, 0.0, tangents).metrics()
+    for name in ("cosine", "slope", "cosine_along", "slope_along", "cosine_across", "slope_across", "length_ratio"):
+        assert found[name] == pytest.approx(1.0), name
+    assert found["drift_along"] == pytest.approx(np.square(score[:, :2]).sum() / np.square(score).sum())
+    nothing = Alignment(np.zeros((50, 3)), np.zeros((50, 3)), score, 0.0, tangents).metrics()
+    assert nothing["cosine"] == nothing["slope"] == nothing["drift_along"] == 0.0
+
+
+def test_along_and_across_the_manifold_are_told_apart() -> None:
+    """The score across, the opposite of it along."""
+    score = np.random.default_rng(0).normal(size=(50, 3))
+    tangents = np.repeat(np.eye(3)[None, :, :1], 50, axis=0)
+    drift = score * np.array([-0.5, 2.0, 2.0])
+    found = Alignment(np.zeros((50, 3)), drift, score, 0.0, tangents).metrics()
+    assert (found["cosine_along"], found["slope_along"]) == pytest.approx((-1.0, -0.5))
+    assert (found["cosine_across"], found["slope_across"]) == pytest.approx((1.0, 2.0))
+
+
+def test_tangents_of_a_ring_are_its_tangents() -> None:
+    density = state_density(ring(), num_components=3, rng=np.random.default_rng(0))
+    places = np.array([[1.0, 0, 0, 0, 0, 0], [0, -1.0, 0, 0, 0, 0]])
+    found = local_tangents(density.points, density.components.project(places), num_dims=1)
+    lifted = density.components.axes @ found
+    assert np.abs(lifted[0, 1, 0]) > 0.95
+    assert np.abs(lifted[1, 0, 0]) > 0.95
+    parts = split(np.array([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]]), found)
+    np.testing.assert_allclose(sum(parts), [[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]])
+    np.testing.assert_allclose((parts[0] * parts[1]).sum(axis=1), 0.0, atol=1e-12)
+
+
+def test_a_perturbation_shrinks_across_a_ring_and_stays_along_it() -> None:
+    """The radius goes back by a tenth a step; around the ring nothing happens, and four dimensions are left alone."""
+    density = state_density(ring(), num_components=3, rng=np.random.default_rng(0))
+    options: Any = {"num": 300, "length": 0.05, "steps": [1, 5, 20], "manifold_dims": 1}
+    found = contraction(Follows(2, 6, 4), density, rng=np.random.default_rng(1), **options)
+    assert (found["along"] > 0.9).all()
+    assert (np.diff(found["isotropic"]) < 0).all()
+    assert found["isotropic"][-1] < 0.95
+    leaky = NoisyRNN(2, 6, 4, leak=0.2)
+    torch.nn.init.zeros_(leaky.recurrent.weight)
+    for ratios in contraction(leaky, density, rng=np.random.default_rng(1), **options).values():
+        np.testing.assert_allclose(ratios, 0.8 ** np.array([1, 5, 20]), rtol=1e-3)

@@ -17,6 +17,8 @@ from iclr_repro.reactivation_rnn.analysis import (
     mean_squared_displacement,
     occupied_fraction,
     output_variance,
+    reach,
+    smooth_share,
     step_distances,
 )
 
@@ -27,7 +29,7 @@ def walk(num_steps: int = 400, num: int = 50, seed: int = 0) -> np.ndarray:
 
 def test_steps_are_lengths() -> None:
     assert step_distances(np.array([[[0.0, 0.0]], [[3.0, 4.0]], [[3.0, 4.0]]])).tolist() == [[5.0], [0.0]]
-    assert jump_fraction(np.array([[[0.0, 0.0]], [[0.1, 0.0]], [[0.4, 0.0]]])) == 0.5
+    assert jump_fraction(np.array([[[0.0, 0.0]], [[0.1, 0.0]], [[0.4, 0.0]]]), longer_than=0.2) == 0.5
 
 
 def test_output_variance_is_the_trace_of_the_covariance_of_each_trajectory() -> None:
@@ -66,12 +68,36 @@ def test_histograms_of_bearings_are_compared() -> None:
     uniform = rng.uniform(-np.pi, np.pi, size=100_000)
     assert bearing_kl(rng.uniform(-np.pi, np.pi, size=100_000), uniform) < 1e-3
     assert bearing_kl(uniform / 2, uniform) == pytest.approx(math.log(2), abs=0.01)
-    with pytest.raises(ValueError, match="active: 18 of 36 bins are empty"):
-        bearing_kl(uniform, uniform / 2)
+    halves = bearing_kl(uniform, uniform / 2)  # half of it where the other never is, half with half of its frequency
+    assert halves == pytest.approx(0.5 * math.log(1e7) + 0.5 * math.log(0.5), abs=0.05)
+    assert bearing_kl(np.zeros(10), uniform) == pytest.approx(math.log(36), abs=0.01)
 
 
 def test_turns_go_the_short_way_round() -> None:
     np.testing.assert_allclose(angular_steps(np.array([[3.0], [-3.0], [-2.5]])), [[2 * np.pi - 6.0], [0.5]])
+
+
+@pytest.mark.parametrize(("held", "share"), [(1, 0.0), (7, 0.0), (50, 0.0)])
+def test_held_positions_are_no_smooth_path_however_long_they_are_held(held: int, share: float) -> None:
+    places = np.repeat(np.array([0.0, 1.0, 3.0])[:, None, None] * np.ones((1, 4, 2)), held, axis=0)
+    assert smooth_share(step_distances(places), longest=0.2) == share
+
+
+def test_the_smooth_share_is_one_of_length() -> None:
+    assert smooth_share(np.array([0.1, 0.1, 0.8]), longest=0.2) == pytest.approx(0.2)
+    assert smooth_share(np.zeros(3), longest=0.2) == 0.0
+
+
+def test_reach_tells_walking_diffusing_trembling_and_holding_apart() -> None:
+    def over_ten(decoded: np.ndarray) -> float:
+        return reach(step_distances(decoded), step_distances(decoded, lag=10))
+
+    straight = np.arange(100.0)[:, None, None] * np.ones((1, 3, 2))
+    assert over_ten(straight) == pytest.approx(10.0)
+    assert over_ten(walk()) == pytest.approx(math.sqrt(10) * 0.94, rel=0.03)  # the median of a Rayleigh is 0.94 means
+    assert over_ten(np.random.default_rng(0).normal(size=(400, 50, 2))) == pytest.approx(0.94, rel=0.03)
+    assert over_ten(np.repeat(walk(20), 20, axis=0)) == 0.0
+    assert over_ten(np.ones((30, 2, 2))) == 0.0
 
 
 def test_a_random_walk_diffuses_and_straight_motion_does_not() -> None:

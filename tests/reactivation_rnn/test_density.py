@@ -39,6 +39,8 @@ def test_exponentials_in_single_precision_agree_to_1e_6_and_leave_a_floor_far_aw
     points, at = normal(5000, 0.4, 0), normal(300, 0.4, 1)
     density = KernelDensity(points)
     np.testing.assert_allclose(density.pdf(at, single=True), density.pdf(at), rtol=1e-6)
+    away = np.stack([np.linspace(1.0, 3.0, 50), np.zeros(50)], axis=1)
+    np.testing.assert_allclose(density.pdf(away, single=True), density.pdf(away), rtol=5e-6, atol=1e-33)
     far = np.full((1, 2), 100.0)
     assert density.pdf(far)[0] == 0.0
     assert 0.0 < density.pdf(far, single=True)[0] < 1e-30
@@ -119,3 +121,9 @@ def test_a_thinned_pool_keeps_the_bandwidth_of_all_of_it() -> None:
     assert density.factor == scott_factor(5000, 2)
     assert len(np.unique(thinned(pool.reshape(-1, 2), 400, rng=np.random.default_rng(0)), axis=0)) == 400
     assert jittered(np.zeros((9, 2)), std=1.0, rng=np.random.default_rng(0)).std() > 0.5
+
+
+@pytest.mark.parametrize("factor", [0.0, -0.1, float("nan"), float("inf")])
+def test_a_bandwidth_that_is_none_is_refused(factor: float) -> None:
+    with pytest.raises(ValueError, match=f"factor: got {factor}, expected a number > 0"):
+        KernelDensity(np.random.default_rng(0).normal(size=(10, 2)), factor=factor)

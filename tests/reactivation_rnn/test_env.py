@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,8 +12,8 @@ import iclr_repro.reactivation_rnn  # noqa: F401 - registers the environment
 from iclr_repro.reactivation_rnn.trajectories import Arena
 
 
-def make(num_steps: int = 20, **arena: float) -> gymnasium.Env:
-    return gymnasium.make("iclr_repro/PathIntegration-v0", num_steps=num_steps, arena=Arena(**arena))  # type: ignore[arg-type]
+def make(num_steps: int = 20, **arena: Any) -> gymnasium.Env:
+    return gymnasium.make("iclr_repro/PathIntegration-v0", num_steps=num_steps, arena=Arena(**arena))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # that the registered maker differs from an unwrapped one
@@ -47,6 +48,20 @@ def test_staying_at_the_start_costs_the_distance() -> None:
 def test_the_same_seed_gives_the_same_episode() -> None:
     first, again = (make().reset(seed=5)[0]["start"] for _ in range(2))
     assert (first == again).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"drift": 0.05}, {"side_m": 1.0}, {"side_m": 0.1}, {"speed_scale": 3.0}, {"start_range": "double"}]
+)
+def test_observations_lie_in_their_space(options: dict[str, Any]) -> None:
+    env = make(num_steps=200, **options).unwrapped
+    for seed in range(40):
+        seen, _ = env.reset(seed=seed)
+        assert env.observation_space.contains(seen)
+        for _ in range(200):
+            seen, *_, info = env.step(np.zeros(2, dtype=np.float32))
+            assert env.observation_space.contains(seen)
+            assert env.action_space.contains(info["position"].astype(np.float32))
 
 
 def test_misuse_is_refused() -> None:

@@ -17,6 +17,7 @@ from iclr_repro.core.experiment import build
 from iclr_repro.reactivation_rnn import claims, figures
 from iclr_repro.reactivation_rnn.data import Path2D
 from iclr_repro.reactivation_rnn.experiments.real_behaviour import RealBehaviour
+from iclr_repro.reactivation_rnn.experiments.variants import VARIANTS
 from support import bare_run
 
 
@@ -63,6 +64,27 @@ def test_all_networks_of_a_seed_start_from_the_same_weights(tmp_path: Path) -> N
     assert not (noisy.recurrent.weight == other.recurrent.weight).all()
 
 
+def test_the_first_test_trajectories_are_the_same_for_every_number(tmp_path: Path) -> None:
+    """So that networks that experiments share are tested on the same."""
+    experiment: Any = build("common", SMOKE["common_start"])
+    few, same, more = (experiment.tests(bare_run(tmp_path), "u", num) for num in (20, 32, 50))
+    assert [len(some) for some in (few, same, more)] == [20, 32, 50]
+    for some in (few, more):
+        for name in ("start", "inputs", "targets"):
+            shared, own = (np.moveaxis(getattr(each, name), -2, 0)[:20] for each in (same, some))
+            assert (shared == own).all()
+
+
+def test_variants_change_one_thing_each(tmp_path: Path) -> None:
+    config = {**SMOKE["variants"], **SHORT, "variants": list(VARIANTS), "replay_steps": 40}
+    result = build("variants", config).run(bare_run(tmp_path))
+    result.check()
+    assert list(result.tables["variants"].index) == list(VARIANTS)
+    assert [len(changes) for _, changes in VARIANTS.values()] == [0, 1, 1, 1, 1, 1, 0, 1]
+    steps = result.tables["variants"]["step_quiescent"]
+    assert steps.nunique() == len(steps)
+
+
 def test_head_direction_measures_both_behaviours(tmp_path: Path) -> None:
     config = {**SMOKE["head_direction"], "behaviours": ["unbiased", "counter_clockwise"], "updates": 5}
     result = build("hd", config).run(bare_run(tmp_path))
@@ -104,6 +126,29 @@ def test_generated_paths_are_marked_and_not_judged(tmp_path: Path) -> None:
         ("spatial", {"variance_steps": 30}, "variance_steps: got 30, expected at least kl_steps, 60"),
         ("spatial", {"nets": ["nt_x"]}, "nets: got ['nt_x'], expected one of nt_u"),
         ("common_start", {"windows": [100, 50]}, "windows: got [100, 50], expected at least two boundaries, ascending"),
+        ("common_start", {"windows": [0, 5]}, "windows: got [0, 5], expected the last boundary at 10 steps or later"),
+        ("common_start", {"nets": []}, "nets: got [], expected at least one"),
+        ("common_start", {"num_steps": 10}, "num_steps: got 10, expected more than the 10 that motion is judged over"),
+        ("spatial", {"nets": []}, "nets: got [], expected one that is trained with noise, e.g. nt_u"),
+        ("spatial", {"nets": ["dt_u"]}, "nets: got ['dt_u'], expected one that is trained with noise"),
+        ("spatial", {"num_steps": 10}, "num_steps: got 10, expected more than the 10 that motion is judged over"),
+        ("score_alignment", {"nets": ["dt_u"]}, "nets: got ['dt_u'], expected one that is trained with noise"),
+        ("score_alignment", {"components": 49}, "components: got 49, expected at most num_units, 48"),
+        ("replay_dynamics", {"nets": []}, "nets: got [], expected at least one"),
+        ("replay_dynamics", {"dynamics": {}}, "dynamics: got none, expected at least one"),
+        ("real_behaviour", {"nets": []}, "nets: got [], expected at least one"),
+        (
+            "real_behaviour",
+            {"num_steps": 3000},
+            "num_steps: got 3000, expected at most 239: every 5th block of 5 windows",
+        ),
+        (
+            "head_direction",
+            {"behaviours": []},
+            "behaviours: got none, expected one or more of unbiased, counter_clockw",
+        ),
+        ("head_direction", {"active_turn_steps": 21}, "active_turn_steps: got 21, expected at most num_steps, 20"),
+        ("head_direction", {"trajectories": 5}, "trajectories: 5 of 20 steps are 100 bearings, expected at least 360"),
         ("replay_dynamics", {"dynamics": {"x": {"mass": 1.0}}}, "dynamics.x: "),
         ("replay_dynamics", {"dynamics": {"x": {"friction": 2.0}}}, "friction: got 2.0, expected in (0, 1]"),
         ("score_alignment", {"temperatures": [0.0]}, "temperatures: got [0.0], expected >= 0.01"),
@@ -125,8 +170,33 @@ def test_the_scales_keep_the_constants_of_the_method() -> None:
             spatial[name] for name in ("sigma_step", "drift", "speed_scale", "noise_law", "place_code", "bias")
         )
         assert tuple(constants) == (0.01, 0.05, pytest.approx(0.26 * np.pi), "gaussian", "softmax", False)
-    assert settings("paper")["spatial_official_noise"]["noise_law"] == "uniform_official"
-    assert settings("paper")["spatial_bias"]["bias"] is True
+    paper = settings("paper")
+    assert paper["spatial_bias"]["bias"] is True
+    for name in ("spatial", "head_direction", "common_start"):
+        official = paper[f"{name}_official_noise"]
+        assert official == {**paper[name], "noise_law": "uniform_official"}
+        assert (official["eval_every"], official["batch_size"], official["num_cells"]) == (100, 200, 512)
+    assert {"gru_u", "gru_b"} < set(paper["spatial_official_noise"]["nets"])
+    turning = paper["head_direction"]
+    assert (turning["active_turn_steps"], turning["turn_steps"], turning["updates"]) == (50, 500, 20_000)
+
+
+TINY = {
+    "num_units": 16, "num_cells": 64, "batch_size": 4, "num_steps": 12, "updates": 3, "eval_every": 2,
+    "trajectories": 100, "kl_steps": 20, "variance_steps": 30, "variance_dropped": 10, "variance_trajectories": 20,
+    "pca_trajectories": 20, "pca_steps": 20, "kl_samples": 50, "histogram_steps": 24, "turn_steps": 20,
+    "active_turn_steps": 12, "windows": [0, 10, 20], "components": 4, "probes": 20, "temperature_steps": 20,
+    "replay_steps": 20, "data": "synthetic", "cases": 2, "draws": 50, "chains": 20, "dropped": 5,
+    "sizes": [[8, 8, 4]], "batch": 4, "kde": [50, 20], "repeats": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", sorted(settings("paper")))
+def test_every_experiment_of_scale_paper_runs_at_tiny_sizes(experiment: str, tmp_path: Path) -> None:
+    config = settings("paper")[experiment]
+    tiny = {name: value for name, value in TINY.items() if name in config}
+    assert len(tiny) >= 2
+    build(experiment, config | tiny).run(bare_run(tmp_path)).check()
 
 
 def test_a_claim_about_the_official_noise_asks_for_its_experiment() -> None:
@@ -137,7 +207,12 @@ def test_a_claim_about_the_official_noise_asks_for_its_experiment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("turns", "verdict"), [([0.1, 0.2, 0.1, 0.1, -0.1], "reproduced"), ([0.1, 0.2, 0.1, -0.1, -0.1], "not reproduced")]
+    ("turns", "verdict"),
+    [
+        ([0.1, 0.2, 0.1, 0.1, -0.1], "reproduced"),
+        ([0.1, 0.2, 0.1, -0.1, -0.1], "not reproduced"),
+        ([0.1, 0.2, 0.1, 0.1, -2.9], "inconclusive"),  # as fast as waking on average, the other way round
+    ],
 )
 def test_the_sense_of_rotation_is_counted_over_seeds(turns: list[float], verdict: str) -> None:
     metrics = {

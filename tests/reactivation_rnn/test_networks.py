@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+import shutil
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from iclr_repro.reactivation_rnn import scan
 from iclr_repro.reactivation_rnn.baselines import official_style_forward, plain_forward
 from iclr_repro.reactivation_rnn.networks import Activity, Network, NoisyGRU, NoisyRNN
 from iclr_repro.reactivation_rnn.scan import gru_scan, relu_scan
@@ -52,10 +54,36 @@ def test_the_fused_scan_is_a_loop_over_steps(bias: bool) -> None:
 
 
 def test_the_loop_in_the_official_style_computes_the_same() -> None:
-    network = NoisyRNN(2, UNITS, CELLS, sigma_step=0.0)
+    """With equal noise: in each step it draws for the input, for the state, and for the output."""
+    network = NoisyRNN(2, UNITS, CELLS, sigma_step=0.1)
     x, code = inputs()
-    hidden, output = official_style_forward(network, x.transpose(0, 1), code, generator=generator())
-    assert_same_gradients(network, network(x, code), (hidden.transpose(0, 1), output.transpose(0, 1)), tolerance=1e-5)
+    hidden, output = official_style_forward(network, x.transpose(0, 1), code, generator=generator(3))
+    stream = generator(3)
+    drawn = [[torch.randn(BATCH, size, generator=stream) for size in (2, UNITS, CELLS)] for _ in range(STEPS)]
+    ours = network(x, code, unit_noise_TBN=torch.stack([step[1] for step in drawn]))
+    silent = network(x, code, unit_noise_TBN=torch.zeros(STEPS, BATCH, UNITS))
+    assert not torch.allclose(ours.hidden, silent.hidden, atol=1e-2)
+    assert_same_gradients(network, ours, (hidden.transpose(0, 1), output.transpose(0, 1)), tolerance=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch.compile's own
+def test_the_compiled_scan_is_the_fused_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six steps in chunks of four and two."""
+    monkeypatch.setattr(scan, "_CHUNK", 4)
+    network, compiled = NoisyRNN(2, UNITS, CELLS), NoisyRNN(2, UNITS, CELLS, compiled=True)
+    compiled.load_state_dict(network.state_dict())
+    x, code = inputs()
+    results = []
+    for one in (network, compiled):
+        found = one(x, code, generator=generator(2))
+        found.output.pow(2).sum().backward()
+        results.append([found.hidden, found.output, *(parameter.grad for parameter in one.parameters())])
+    for fused, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, fused, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():  # there it is the fused scan itself
+        first, second = (one(x, code, generator=generator(2)).hidden for one in (network, compiled))
+    assert (first == second).all()
 
 
 def test_the_fused_gru_is_a_loop_over_steps() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -85,6 +87,26 @@ def test_bad_quiescence_is_refused() -> None:
         quiescent_run(network, cells(), np.zeros((3, 2)), 1, generator=generator())
     with pytest.raises(ValueError, match=r"start: 6 values are NaN or infinite"):
         quiescent_run(network, cells(), np.full((3, 2), np.nan), 5, generator=generator())
+
+
+@pytest.mark.parametrize("sigma_step", [float("nan"), float("inf"), -0.1])
+def test_noise_that_is_none_is_refused_and_not_left_out(sigma_step: float) -> None:
+    network, message = NoisyRNN(2, UNITS, CELLS), f"sigma_step: got {sigma_step}, expected a number >= 0"
+    with pytest.raises(ValueError, match=message):
+        quiescent_run(network, cells(), np.zeros((3, 2)), 5, generator=generator(), sigma_step=sigma_step)
+    with pytest.raises(ValueError, match=message):
+        active_run(network, cells(), walks(), generator=generator(), sigma_step=sigma_step)
+
+
+@pytest.mark.parametrize("run", [quiescent_run, partial(replay_run, dynamics=Replay())])
+def test_runs_without_input_refuse_the_same(run: Callable[..., object]) -> None:
+    network = NoisyRNN(2, UNITS, CELLS)
+    with pytest.raises(ValueError, match=r"variance_factor: got inf, expected a number >= 0"):
+        run(network, cells(), np.zeros((3, 2)), 5, generator=generator(), variance_factor=math.inf)
+    with pytest.raises(ValueError, match=r"start: 6 values are NaN or infinite"):
+        run(network, cells(), np.full((3, 2), np.nan), 5, generator=generator())
+    with pytest.raises(ValueError, match=r"start: got shape \(3,\), expected \[B, 2\]"):
+        run(network, cells(), np.zeros(3), 5, generator=generator())
 
 
 @pytest.mark.parametrize("kind", [NoisyRNN, NoisyGRU])

@@ -1,23 +1,29 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iclr_repro.reactivation_rnn import invariants
+from iclr_repro.reactivation_rnn.experiments import theory
 from iclr_repro.reactivation_rnn.invariants import violations
 from iclr_repro.reactivation_rnn.score_theory import (
+    Bounds,
     GaussianMixture,
     bounds,
-    denoising_loss,
+    denoising_losses,
     histogram_kl,
     langevin,
     optimal_signal_update,
     stationary_covariance,
 )
+from support import bare_run
 
 MIXTURE = GaussianMixture(np.array([0.5, 0.2, 0.3]), np.array([[-1.0], [0.0], [1.2]]), 0.35**2)
 
@@ -27,9 +33,43 @@ MIXTURE = GaussianMixture(np.array([0.5, 0.2, 0.3]), np.array([[-1.0], [0.0], [1
 def test_identities_hold_on_drawn_cases(seed: int) -> None:
     found = violations(num_draws=500, rng=np.random.default_rng(seed))
     assert found["t1_gradient"] < 1e-6
-    assert found["t2_value_errors"] < 5.0
-    for name in ("t1_tweedie", "t2_improvement", "t3_excess", "t4_signal", "t5_fixed_point", "t5_limit"):
+    assert found["t2_improvement_errors"] < 5.0
+    assert abs(found["t2_value_errors"]) < 5.0
+    for name in ("t1_tweedie", "t3_excess", "t4_signal", "t5_fixed_point", "t5_limit"):
         assert found[name] < 1e-9, name
+
+
+def test_sampling_errors_are_those_of_the_samples() -> None:
+    """The deviation of the least loss in its standard errors is a standard normal number, whatever the draws."""
+    for draws in (100, 3000):
+        found = [violations(num_draws=draws, rng=np.random.default_rng(seed))["t2_value_errors"] for seed in range(200)]
+        assert np.sqrt(np.square(found).mean()) == pytest.approx(1.0, abs=0.2)
+
+
+def test_nan_is_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A maximum with 0 must not swallow it."""
+
+    def losses(*args: object, num: int, **options: object) -> np.ndarray:
+        return np.full(num, np.nan)
+
+    def chain(**options: object) -> Bounds:
+        return Bounds(*[float("nan")] * len(dataclasses.fields(Bounds)))
+
+    monkeypatch.setattr(invariants, "denoising_losses", losses)
+    monkeypatch.setattr(invariants, "bounds", chain)
+    found = violations(num_draws=10, rng=np.random.default_rng(0))
+    for name in ("t2_improvement_errors", "t2_value_errors", "t3_excess", "t4_signal"):
+        assert np.isnan(found[name]), name
+
+
+def test_pooled_errors_are_signed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of two standard errors in each of 100 cases is one of 20; of either sign it is none."""
+    for errors, pooled in (([2.0] * 100, 20.0), ([2.0, -2.0] * 50, 0.0)):
+        left = iter(errors)
+        monkeypatch.setattr(theory, "violations", lambda left=left, **options: {"t2_value_errors": next(left)})
+        metrics = theory.Theory(cases=100, draws=10).run(bare_run(tmp_path)).metrics
+        assert metrics["t2_value_errors"] == 2.0
+        assert metrics["t2_value_pooled_errors"] == pytest.approx(pooled)
 
 
 def test_one_component_is_a_gaussian() -> None:
@@ -49,12 +89,13 @@ def test_far_from_all_components_nothing_underflows() -> None:
 
 def test_the_denoising_update_is_the_best() -> None:
     def loss(scale: float) -> float:
-        return denoising_loss(
+        losses = denoising_losses(
             MIXTURE,
             lambda r: scale * MIXTURE.variance * MIXTURE.score(r),
             num=20_000,
             rng=np.random.default_rng(0),
         )
+        return float(losses.mean())
 
     assert loss(1.0) < min(loss(0.8), loss(1.2), loss(0.0))
     assert loss(0.0) == pytest.approx(MIXTURE.variance, rel=0.03)

@@ -47,7 +47,7 @@ def test_the_loss_falls(kind: type[NoisyRNN], schedule: str) -> None:
 
 
 def test_a_resumed_training_is_an_uninterrupted_one() -> None:
-    """20 steps, so that a draw of 16 batches is used up in between."""
+    """Saved after 10 of 30 steps: in the middle of a draw of 16 batches, which is used up later."""
     whole = Setting()
     expected = [whole.learner.step() for _ in range(30)]
     first = Setting()

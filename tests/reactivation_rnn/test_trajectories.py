@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iclr_repro.reactivation_rnn.baselines import plain_walk
 from iclr_repro.reactivation_rnn.density import mean_log_ratio
 from iclr_repro.reactivation_rnn.trajectories import (
     Arena,
@@ -29,6 +28,31 @@ def one_walk(position: tuple[float, float], heading: float, **arena: Any) -> Tra
     """Three steps of 1 cm without turns, from a position and a heading."""
     speeds = np.full((3, 1), 0.5)
     return walk(np.array([position]), np.array([heading]), np.zeros((3, 1)), speeds, arena=Arena(**arena))
+
+
+def plain_walk(
+    position_B2: np.ndarray, heading_B: np.ndarray, turn_TB: np.ndarray, speed_TB: np.ndarray, *, arena: Arena
+) -> Trajectories:
+    """Walk a trajectory and a step at a time, written from the rules of sheet 2.3."""
+    half = arena.side_m / 2
+    num_steps, num = turn_TB.shape
+    positions = np.empty((num_steps + 1, num, 2))
+    steps = np.empty((num_steps, num, 2))
+    for b in range(num):
+        (x, y), heading = position_B2[b], heading_B[b]
+        positions[0, b] = x, y
+        for t in range(num_steps):
+            distances = (half - x, half - y, half + x, half + y)
+            wall = distances.index(min(distances))
+            angle = (heading - wall * np.pi / 2 + np.pi) % (2 * np.pi) - np.pi
+            near = distances[wall] < arena.border_m and abs(angle) < np.pi / 2
+            speed = speed_TB[t, b] * (arena.border_slow if near else 1.0)
+            u = speed * arena.dt_s * np.cos(heading) + arena.drift * (arena.anchor[0] - x)
+            v = speed * arena.dt_s * np.sin(heading) + arena.drift * (arena.anchor[1] - y)
+            heading += (np.sign(angle) * (np.pi / 2 - abs(angle)) if near else 0.0) + arena.dt_s * turn_TB[t, b]
+            x, y = x + u, y + v
+            positions[t + 1, b], steps[t, b] = (x, y), (u, v)
+    return Trajectories(positions[1], steps[1:], positions[2:])
 
 
 @given(seed=st.integers(0, 10_000), drift=st.sampled_from([0.0, 0.05]))

@@ -23,6 +23,19 @@ async function copy(code) {
   }
 }
 
+// Filters over rows that carry the values in data attributes.
+for (const form of document.querySelectorAll("form.filters")) {
+  const rows = [...document.querySelectorAll("tr[data-verdict]")];
+  const filter = () => {
+    const wanted = [...new FormData(form)].filter(([, value]) => value);
+    for (const row of rows) row.hidden = wanted.some(([name, value]) => row.dataset[name] !== value);
+    form.querySelector("output").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} claims`;
+  };
+  form.hidden = false;
+  form.addEventListener("change", filter);
+  filter();
+}
+
 // Paper cannot be unfolded.
 addEventListener("beforeprint", () => {
   for (const folded of document.querySelectorAll("details:not([open])")) {

@@ -200,12 +200,14 @@ class ExperimentResults:
 class Results:
     """All results of a paper at one scale; `results.<experiment>["metric"]`.
 
-    Remembers which experiments a claim looked at, which gives the command that regenerates it.
+    Remembers which experiments a claim looked at, which gives the command that regenerates it. `scale` is the one that
+    `judge` judges at, for claims whose threshold depends on it.
     """
 
     def __init__(self, experiments: Mapping[str, ExperimentResults]) -> None:
         self._experiments = dict(experiments)
         self.looked_at: list[str] = []
+        self.scale = ""
 
     @classmethod
     def from_metrics(
@@ -325,6 +327,7 @@ def judge(claims: Sequence[Claim], results: Results, scale: str) -> list[Judgeme
     `NotRun` gives the reason. Any other exception is a mistake in the claim: the note names it, the log shows where.
     """
     judgements = []
+    results.scale = scale
     for one in claims:
         results.looked_at.clear()
         check = _checked(one, results, scale)

@@ -38,6 +38,12 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
+def render(messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False) -> list[int]:
+    """Return the token ids of turns through the chat template; as a prompt, up to where an answer begins."""
+    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=prompt, tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def encode_dialogue(messages: Sequence[Message], tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return ids and labels of a dialogue through the tokenizer's chat template; labels are the assistant's tokens.
 
@@ -45,17 +51,13 @@ def encode_dialogue(messages: Sequence[Message], tokenizer: Any) -> tuple[list[i
         ValueError: the template writes a dialogue that does not begin with what it wrote of its first turns, so that
             the assistant's part cannot be told.
     """
-
-    def rendered(part: Sequence[Message], *, prompt: bool) -> list[int]:
-        text = tokenizer.apply_chat_template(list(part), add_generation_prompt=prompt, tokenize=False)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    ids = rendered(messages, prompt=False)
+    ids = render(messages, tokenizer)
     labels = [IGNORED] * len(ids)
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before, after = rendered(messages[:turn], prompt=True), rendered(messages[: turn + 1], prompt=False)
+        before = render(messages[:turn], tokenizer, prompt=True)
+        after = render(messages[: turn + 1], tokenizer)
         if ids[: len(after)] != after or after[: len(before)] != before:
             raise ValueError(
                 f"the chat template of {type(tokenizer).__name__} changes earlier turns when turn {turn} is added:"
@@ -79,6 +81,16 @@ def padded(
         ids_NT[place, :used] = torch.tensor(ids[:used])
         labels_NT[place, :used] = torch.tensor(labels[:used])
     return ids_NT, labels_NT
+
+
+def left_padded(rows: Sequence[Sequence[int]]) -> dict[str, Int[Tensor, "N T"]]:
+    """Return prompts as a batch padded on the left: `input_ids`, and the `attention_mask` that hides the padding."""
+    width = max(len(ids) for ids in rows)
+    ids_NT, mask_NT = torch.zeros(len(rows), width, dtype=torch.int64), torch.zeros(len(rows), width, dtype=torch.int64)
+    for place, ids in enumerate(rows):
+        ids_NT[place, width - len(ids) :] = torch.tensor(ids)
+        mask_NT[place, width - len(ids) :] = 1
+    return {"input_ids": ids_NT, "attention_mask": mask_NT}
 
 
 def packed(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from iclr_repro.core.claims import (
     Check,
+    ExperimentResults,
     NotRun,
     Results,
+    Values,
     all_of,
     at_least,
     at_most,
@@ -31,7 +33,8 @@ _ROWS = {
     **{"llama/q10": 409, "llama/q20": 819, "llama/q30": 1228},
     **{"qwen/q5": 44, "qwen/q10": 89, "qwen/q20": 179, "qwen/q30": 268},
 }
-_TINY = ("cpu",)  # claims about TinyWorld; the sheet's thresholds for public models are others
+_TINY = ("cpu",)  # claims about TinyWorld
+_BOTH = ("cpu", "paper")  # about TinyWorld at cpu, with the sheet's other threshold about a public model at paper
 
 
 @claim(id="C1", source="eqs. 2-5", paper="definition", scales=_ALWAYS)
@@ -90,24 +93,35 @@ def round_trips_keep_the_function(r: Results) -> Check:
     )
 
 
-@claim(id="C6", headline=True, source="Table 4", paper="0.46 % against 84.13 %", scales=_TINY)
+@claim(id="C6", headline=True, source="Table 4", paper="0.46 % against 84.13 %", scales=_BOTH)
 def loki_forgets_less_than_full(r: Results) -> Check:
-    """At equal rate and steps LoKI forgets at most 0.7 times what full fine-tuning does, with accuracy >= 0.85."""
+    """At equal rate LoKI forgets at most 0.7 (public model: 0.25) times what full tuning does; accuracy >= 0.85.
+
+    Of a public model the accuracy part is that LoKI has learnt, and full tuning must forget at all.
+    """
+    if r.scale == "paper":
+        full = _forgets(r, "full")
+        return all_of(at_most(_forgets(r, "loki_q30") - full * 0.25, 0.0), more_than(full, 0.0), _learnt(r, "loki_q30"))
     loki, full = r.retention["equal/loki/forgetting"], r.retention["equal/full/forgetting"]
-    return all_of(at_most(loki - full * 0.7, 0.0), at_least(r.retention["equal/loki/accuracy"], 0.85))
+    return all_of(
+        at_most(loki - full * 0.7, 0.0),
+        more_than(full, 0.0),
+        at_least(r.retention["equal/loki/accuracy"], 0.85),
+    )
 
 
 @claim(id="C7", source="Tables 2, 4", paper="1.23 % against LoRA 16.11 %, PiSSA 48.93 %", scales=("paper",))
 def loki_forgets_less_than_low_rank(r: Results) -> Check:
-    """On a public model LoKI forgets less than LoRA and PiSSA (TinyWorld's numbers are reported, not judged)."""
-    loki = r.implanting["forgetting/average"]
-    return all_of(*(less(loki, r.implanting[f"{name}/forgetting/average"]) for name in ("lora", "pissa")))
+    """On a public model, at equal rate, LoKI learns and forgets less than LoRA and PiSSA (TinyWorld: reported)."""
+    less_than_each = (less(_forgets(r, "loki_q30"), _forgets(r, name)) for name in ("lora", "pissa"))
+    return all_of(*less_than_each, _learnt(r, "loki_q30"))
 
 
-@claim(id="C8", source="Figure 2", paper="stated; values not available", scales=_TINY)
+@claim(id="C8", source="Figure 2", paper="stated; values not available", scales=_BOTH)
 def high_and_low_rows_crowd_together(r: Results) -> Check:
     """Layers with many of the globally highest rows have many of the lowest: Pearson r over layers above 0.5."""
-    return more_than(r.layer_balance["crowding/pearson_r"], 0.5)
+    found = _real(r.public_rows) if r.scale == "paper" else r.layer_balance
+    return more_than(found["crowding/pearson_r"], 0.5)
 
 
 @claim(id="C9", headline=True, source="Table 5a", paper="S-H 36.73 %, S-L 11.35 %; no random control", scales=_TINY)
@@ -123,13 +137,24 @@ def attribution_finds_what_matters(r: Results) -> Check:
 @claim(id="C9s", source="Table 5a", paper="S-H 36.73 %, S-L 11.35 %", scales=("paper",))
 def signed_high_hurts_more_than_signed_low(r: Results) -> Check:
     """Suppressing a public model's signed-high rows costs 5 points more than the low ones (TinyWorld: reported)."""
-    high, low = (r.implanting[f"suppressed/{end}/forgetting"] for end in ("high", "low"))
-    return more_than(high - low, 5.0)
+    # The paper does not say whether its rows were chosen by layer or globally: both must hold.
+    rows = _real(r.public_rows)
+    high, low = (
+        [rows[f"suppressed/{prefix}{end}/q1/forgetting/average"] for prefix in ("", "global_")]
+        for end in ("high", "low")
+    )
+    return all_of(*(less(b, a, by=5.0) for a, b in zip(high, low, strict=True)))
 
 
-@claim(id="C10", headline=True, source="Table 5b", paper="8.86 % against G-L 30.48 %, G-H 39.04 %", scales=_TINY)
+@claim(id="C10", headline=True, source="Table 5b", paper="8.86 % against G-L 30.48 %, G-H 39.04 %", scales=_BOTH)
 def layer_balance_helps(r: Results) -> Check:
-    """Suppressing global rows costs 1.5 times balanced ones; training global-low ones forgets more at equal rate."""
+    """Suppressing global rows costs 1.5 times balanced ones (public model: not judged); training them forgets more.
+
+    Trained at equal rate: in TinyWorld global-low rows (q = 30), in a public model both ends (q = 10, as in Table 5b).
+    """
+    if r.scale == "paper":
+        ends = (less(_forgets(r, "loki_q10"), _forgets(r, f"global_{end}_q10")) for end in ("low", "high"))
+        return all_of(*ends, _learnt(r, "loki_q10"))
     checks = []
     for end in ("low", "high"):
         balanced = r.layer_balance[f"suppressed/{end}/forgetting"]
@@ -138,9 +163,14 @@ def layer_balance_helps(r: Results) -> Check:
     return all_of(*checks, less(r.retention["equal/loki/forgetting"], r.retention["equal/global_low/forgetting"]))
 
 
-@claim(id="C11", source="text", paper="97.57 % between reduced and full MMLU", scales=_TINY)
+@claim(id="C11", source="text", paper="97.57 % between reduced and full MMLU", scales=_BOTH)
 def selection_is_stable(r: Results) -> Check:
-    """Rows selected (q = 30) from two disjoint halves of at least 1,000 prompts overlap by more than 0.75."""
+    """Rows (q = 30) of two disjoint halves of 1,000 prompts overlap by > 0.75 (public model: of half in all, > 0.95).
+
+    Half against all is our reading of the paper's reduced set, which is compared with all of MMLU.
+    """
+    if r.scale == "paper":
+        return more_than(_real(r.public_rows)["stability/half_in_whole"], 0.95)
     if r.stability["n"].mean < 1000:
         raise NotRun(f"the halves have {r.stability['n'].mean:g} prompts, the claim is about 1,000 or more")
     return all_of(
@@ -150,10 +180,30 @@ def selection_is_stable(r: Results) -> Check:
     )
 
 
-@claim(id="C12", source="released files", paper="99 to 99.9 % in the released files", scales=("smoke", "cpu"))
+@claim(id="C12", source="released files", paper="99 to 99.9 % in the released files", scales=_BOTH)
 def quotas_are_nested(r: Results) -> Check:
-    """More than 0.9 of the rows selected at q = 10 are selected at q = 20."""
+    """More than 0.9 (public model: 0.98) of the rows selected at q = 10 are selected at q = 20."""
+    if r.scale == "paper":
+        return more_than(_real(r.public_rows)["nested/q10_in_q20"], 0.98)
     return all_of(more_than(r.stability["nested/q10_in_q20"], 0.9), _attributions_vary(r))
+
+
+def _real(found: ExperimentResults) -> ExperimentResults:
+    """Return results of a public model on real data."""
+    if found.data == "synthetic":
+        raise NotRun(f"{found.name} ran with the random model or with generated data")
+    return found
+
+
+def _forgets(r: Results, method: str) -> Values:
+    """Return the forgetting of a method in a public model, at the equal rate."""
+    return _real(r.implanting)[f"equal/{method}/forgetting/average"]
+
+
+def _learnt(r: Results, method: str) -> Check:
+    """A model that learns nothing forgets nothing: the task's held-out loss must be below the untrained model's."""
+    found = _real(r.implanting)
+    return less(found[f"equal/{method}/loss"], found["original/loss"])
 
 
 def _attributions_vary(r: Results) -> Check:

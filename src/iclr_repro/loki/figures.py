@@ -48,14 +48,13 @@ _STYLES = {
 }
 
 
-def pareto(fronts: Mapping[str, Sequence[tuple[float, float]]], *, tuned: Sequence[str]) -> Figure:
+def pareto(fronts: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
     """The least forgetting at each target accuracy, over a method's rates and steps; lower right is better.
 
     Two panels, of methods and of choices of rows; LoKI is in both.
 
     Args:
         fronts: method -> pairs of accuracy and forgetting in percent, by rising accuracy.
-        tuned: methods run at every rate; the others are marked.
     """
     made, axes = figure(width=9.0, height=3.9, ncols=2, sharey=True)
     panels = (
@@ -69,8 +68,7 @@ def pareto(fronts: Mapping[str, Sequence[tuple[float, float]]], *, tuned: Sequen
                 color, line, marker = _STYLES[method]
                 x, y = np.array(fronts[method]).T
                 style = {"color": color, "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.2}
-                label = LABELS[method] if method in tuned else f"{LABELS[method]}, one rate"
-                (shown[label],) = ax.plot(x, y, drawstyle="steps-pre", **style)
+                (shown[LABELS[method]],) = ax.plot(x, y, drawstyle="steps-pre", **style)
         ax.set_title(title, loc="left", fontsize=9)
         ax.set_xlabel("accuracy on the new task")
     axes[0, 0].set_ylabel("forgetting of the skills (%)")

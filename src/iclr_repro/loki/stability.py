@@ -45,6 +45,27 @@ def overlap(positions: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) 
     return shared / sum(map(len, positions))
 
 
+def crowding(attributions: Float[npt.NDArray, "N L d"], quota: float) -> tuple[dict[str, list[int]], float | None]:
+    """Count the globally highest and lowest rows in each layer; return the counts and their Pearson r over layers.
+
+    Returns:
+        {"high": [L], "low": [L]}, and r; None where an end is spread evenly over the layers.
+
+    Raises:
+        ValueError: as `select_rows`.
+
+    Source: paper, Figure 2 (sheet 5, C8).
+    """
+    ends: dict[str, Strategy] = {"high": "global_high", "low": "global_low"}
+    counts = {
+        end: [len(rows) for rows in select_rows(attributions, quota, strategy=strategy)]
+        for end, strategy in ends.items()
+    }
+    if any(np.ptp(of_end) == 0 for of_end in counts.values()):
+        return counts, None
+    return counts, float(np.corrcoef(counts["high"], counts["low"])[0, 1])
+
+
 def selection_stability(
     attributions: Float[npt.NDArray, "N L d"],
     quota: float,

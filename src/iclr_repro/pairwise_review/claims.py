@@ -9,6 +9,7 @@ import numpy as np
 
 from iclr_repro.core.claims import (
     Check,
+    ExperimentResults,
     NotRun,
     Results,
     Values,
@@ -24,6 +25,8 @@ from iclr_repro.core.claims import (
 _HEADLINE = "pairwise/m64"
 _NO_SCALE = "not available"
 _SAME_RANKING = 0.9999  # rank correlation of two fits
+_RATER_SPEARMAN = (0.74, 0.82)  # of the rating judge with the true quality, as measured (sheet F, last line)
+_FEW_UNREADABLE = 0.1  # share of answers that may be unusable where systems are compared: ours
 _SAME_STRENGTH = 1e-4  # largest difference of a strength, or of a probability, between two computations
 
 
@@ -61,7 +64,17 @@ def comparisons_beat_ratings(r: Results) -> Check:
     return all_of(
         at_least(_share_above(r.selection["headline_minus_rating/log_mean"], 0.0), 0.8),
         at_least(r.recovery["pairwise_minus_rating/m64"], 0.05),
+        # Or else a rater that does not read the papers would do.
+        within(r.recovery["rating/spearman"], *_RATER_SPEARMAN),
     )
+
+
+def _was_read(table: ExperimentResults) -> bool:
+    """Whether nearly all comparisons and ratings of a venue had an answer: what an endpoint refuses is no bad paper."""
+    unrated = table["rating/unusable"].mean / table["n"].mean
+    unreadable = table["judge/unreadable"].mean
+    unread = unreadable / (unreadable + table["judge/comparisons"].mean)
+    return bool(unrated <= _FEW_UNREADABLE and unread <= _FEW_UNREADABLE)
 
 
 @claim(
@@ -77,11 +90,16 @@ def comparisons_beat_ratings_on_real_venues(r: Results) -> Check:
     better = []
     for table in (getattr(r, name) for name in names if name in r):
         by_model = table.metrics.get("judge/is_language_model")
-        if "pairwise_minus_rating/mean" in table.metrics and by_model is not None and by_model.mean == 1.0:
+        if by_model is None or by_model.mean != 1.0 or "pairwise_minus_rating/mean" not in table.metrics:
+            continue
+        if _was_read(table):
             difference = table["pairwise_minus_rating/mean"]
             better.append(bool(difference.interval and difference.interval[0] > 0))
     if len(better) < 2:
-        raise NotRun(f"{len(better)} venues were judged and rated by a language model: two are needed")
+        raise NotRun(
+            f"{len(better)} venues were judged and rated by a language model that answered at least "
+            f"{1 - _FEW_UNREADABLE:.0%} of the questions: two are needed"
+        )
     count = float(sum(better))
     return at_least(Values("venues where comparisons are better", np.array([count]), interval=(count, count)), 2)
 

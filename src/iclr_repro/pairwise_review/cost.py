@@ -73,6 +73,7 @@ def forecast(
     answering: Answering = "next_token",
     output_tokens: float = 1.0,
     swap: bool = False,
+    again: bool = False,
     price_per_million_input: float,
     price_per_million_output: float,
     seconds_per_call: float = 0.0,
@@ -88,6 +89,7 @@ def forecast(
         answering: how the judge answers.
         output_tokens: expected in an answer.
         swap: both orders are asked.
+        again: the questions asked again, each with its reminder; all of them are the most that can come to be.
         price_per_million_input: dollars.
         price_per_million_output: dollars.
         seconds_per_call: how long the endpoint takes.
@@ -100,6 +102,8 @@ def forecast(
     template, count = load_template(reading.template_version), reading.count_tokens
     venue = reading.venue
     rest = template.system_message(venue) + template.comparison("", "", venue=venue, answering=answering)
+    if again:
+        rest += f"\n\n{template.again}"
     tokens = np.array([count(reading.show(paper)) for paper in papers])
     calls = len(first) * (2 if swap else 1)
     total = (2 if swap else 1) * int(tokens[first].sum() + tokens[second].sum()) + calls * count(rest)
@@ -119,6 +123,7 @@ def forecast_ratings(
     *,
     reading: Reading,
     review_tokens: float,
+    meta_tokens: float = 10.0,
     price_per_million_input: float,
     price_per_million_output: float,
 ) -> CostForecast:
@@ -127,7 +132,8 @@ def forecast_ratings(
     Args:
         papers: to be rated.
         reading: how papers are shown.
-        review_tokens: expected in a review; the meta-review answers with ten.
+        review_tokens: expected in a review.
+        meta_tokens: expected in the answer of a meta-review.
         price_per_million_input: dollars.
         price_per_million_output: dollars.
 
@@ -145,7 +151,27 @@ def forecast_ratings(
     return price(
         calls,
         total_in / calls,
-        (reviews * review_tokens + 10) / CALLS_PER_PAPER,
+        (reviews * review_tokens + meta_tokens) / CALLS_PER_PAPER,
+        price_per_million_input=price_per_million_input,
+        price_per_million_output=price_per_million_output,
+    )
+
+
+def forecast_expected_ratings(
+    papers: Sequence[Paper], *, reading: Reading, price_per_million_input: float, price_per_million_output: float
+) -> CostForecast:
+    """Forecast `expected_ratings`: a call a paper, answered by one token.
+
+    Raises:
+        ValueError: a paper without text, or see `price`.
+    """
+    check_papers(papers, need_text=True)
+    template, count = load_template(reading.template_version), reading.count_tokens
+    rest = count(template.system_message(reading.venue)) + count(template.rating_by_next_token)
+    return price(
+        len(papers),
+        rest + sum(count(reading.show(paper)) for paper in papers) / max(len(papers), 1),
+        1.0,
         price_per_million_input=price_per_million_input,
         price_per_million_output=price_per_million_output,
     )

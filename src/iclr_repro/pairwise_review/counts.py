@@ -51,6 +51,14 @@ class PairCounts:
     def _per_item(self, of_first: np.ndarray, of_second: np.ndarray) -> np.ndarray:
         return np.bincount(self.first, of_first, self.n_items) + np.bincount(self.second, of_second, self.n_items)
 
+    def of_pairs(self, first: np.ndarray, second: np.ndarray) -> PairCounts:
+        """Keep the rows of these pairs, in these orders; pairs that were not compared are left out."""
+        n = np.int64(self.n_items)
+        kept = np.isin(self.first * n + self.second, first * n + second)
+        return PairCounts(
+            self.n_items, self.first[kept], self.second[kept], self.wins_first[kept], self.wins_second[kept]
+        )
+
     def unordered(self) -> PairCounts:
         """Join the two orders of each pair."""
         return count_pairs(self.n_items, self.first, self.second, self.wins_first, self.wins_second)

@@ -9,7 +9,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,11 @@ def _paper(row: Mapping[str, Any]) -> Paper:
     status = str(row["status"])
     citations = row.get("citations")
     institutions = row.get("institutions", row.get("author_affiliations", ()))
-    keywords = row.get("keywords") or ()
     return Paper(
         id=row["id"],
         title=row["title"],
         abstract=row.get("abstract") or "",
-        area=keywords[0].strip().lower() if keywords else None,
+        area=row.get("primary_area") or None,
         status=status,
         accepted=not any(word in status.lower() for word in _NOT_ACCEPTED),
         tier=next((tier for word, tier in _TIER_OF.items() if word in status.lower()), None),
@@ -93,13 +92,42 @@ def _listed(row: Mapping[str, Any]) -> Paper:
             "id": row["id"],
             "title": row["title"],
             "abstract": row.get("abstract", ""),
-            "keywords": [row["primary_area"]] if row.get("primary_area") else parts("keywords"),
+            "primary_area": str(row.get("primary_area") or "").strip(),
             "status": row["status"],
             "ratings": [float(part) for part in parts("rating")],
             "citations": citations,
             "institutions": parts("aff_unique_norm"),
         }
     )
+
+
+def add_full_texts(papers: Sequence[Paper], path: str | Path) -> list[Paper]:
+    """Return the papers with their full texts from a file of JSON lines, `{"id": ..., "text": ...}` each.
+
+    Papers that the file lacks stay as they are; rows of other papers are not used.
+
+    Raises:
+        DataError: the file is missing, a line is of another form, an id occurs twice, or no paper is in it.
+    """
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            lines = file.readlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): expected JSON lines with id and text") from error
+    texts: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if not (isinstance(row["id"], str) and isinstance(row["text"], str)) or row["id"] in texts:
+                raise ValueError("id and text must be strings, and each id occur once")
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}, line {number} is no full text ({error!r}): expected a JSON object with id and text"
+            ) from error
+        texts[row["id"]] = row["text"]
+    if not any(paper.id in texts for paper in papers):
+        raise DataError(f"{path} has no text of the {len(papers)} papers, e.g. of {papers[0].id!r}")
+    return [replace(paper, text=texts.get(paper.id, paper.text)) for paper in papers]
 
 
 def known_citations(papers: Sequence[Paper]) -> list[Paper]:

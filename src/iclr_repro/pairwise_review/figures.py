@@ -47,7 +47,9 @@ def replay(curves: Mapping[int, np.ndarray], levels: Mapping[str, np.ndarray]) -
     return made
 
 
-def citations_by_budget(curve: Mapping[int, np.ndarray], levels: Mapping[str, float]) -> Figure:
+def citations_by_budget(
+    curve: Mapping[int, np.ndarray], levels: Mapping[str, float], *, venue: str, per_paper: bool
+) -> Figure:
     """Mean citations of the accepted set against the budget, with 95 % bootstrap intervals over its papers."""
     made, axes = figure(width=5.2, height=3.4)
     ax = axes[0, 0]
@@ -58,9 +60,12 @@ def citations_by_budget(curve: Mapping[int, np.ndarray], levels: Mapping[str, fl
     ax.plot(budgets, mean, "o-", color=COLORS[0], label="comparisons (95 % over papers)")
     for color, (name, value) in zip(COLORS[1:], levels.items(), strict=False):
         ax.axhline(value, color=color, linestyle="--", label=name)
-    _budget_axis(ax, budgets)
+    if per_paper:
+        _budget_axis(ax, budgets)
+    else:
+        ax.set(xscale="log", xlabel="comparisons, M")
     ax.set_ylim(bottom=0.9 * min(*levels.values(), low.min()))
-    ax.set(ylabel="mean citations of the accepted", title="Impact of the accepted set, simulated venue")
+    ax.set(ylabel="mean citations of the accepted", title=f"Impact of the accepted set, {venue}")
     ax.legend(fontsize=8)
     return made
 
@@ -150,6 +155,19 @@ def venue(table: pd.DataFrame) -> Figure:
         ax.set(xlabel=f"{quantity} citations")
         ax.margins(x=0.15)
         ax.grid(visible=False, axis="y")
+    return made
+
+
+def areas(shift: pd.DataFrame, *, venue: str) -> Figure:
+    """Acceptance rate of each area by comparisons minus that by humans (Fig. 4)."""
+    ordered = shift.sort_values("shift")
+    made, axes = figure(width=5.2, height=1.0 + 0.22 * len(ordered))
+    ax = axes[0, 0]
+    names = [f"{area} ({int(n)})" for area, n in ordered["n"].items()]
+    ax.barh(names, ordered["shift"], color=[COLORS[0] if shift > 0 else COLORS[1] for shift in ordered["shift"]])
+    ax.axvline(0.0, color="0.35", linewidth=0.8)
+    ax.set(xlabel="acceptance rate, comparisons minus humans", title=f"Areas, {venue}")
+    ax.grid(visible=False, axis="y")
     return made
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -27,17 +29,26 @@ from transformers import (
 )
 
 from iclr_repro.pairwise_review.judging import BaseJudge, Judgement
-from iclr_repro.pairwise_review.language_judge import Reading
-from iclr_repro.pairwise_review.papers import Paper
-from iclr_repro.pairwise_review.prompts import load_template
+from iclr_repro.pairwise_review.language_judge import Reading, expected_digit, preference
+from iclr_repro.pairwise_review.papers import Paper, check_papers
+from iclr_repro.pairwise_review.prompts import CountTokens, estimate_tokens, load_template
 
 _MARK = "\N{SYMBOL FOR GROUP SEPARATOR}"  # where a prompt is cut; in no template, and removed from texts
+
+
+def load_token_counter(name_or_path: str) -> CountTokens:
+    """Load the tokenizer of a model, without the model, and return what counts the tokens of a text."""
+    return _counter(AutoTokenizer.from_pretrained(name_or_path))
+
+
+def _counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 class HFJudge(BaseJudge):
     """Compares the next-token probabilities of "A" and "B" after "Winner:"; nothing is sampled.
 
-    prob_first = P(A) / (P(A) + P(B)), the mean over both orders where `swap` is set
+    prob_first = P(A) / (P(A) + P(B)), the mean over both orders where `swap` is set; exactly 0.5 is no preference, None
 
     Prompt = system message, first manuscript | second manuscript, question. With `reuse_prefix` the part before the bar
     is read once for all pairs of a call that share the first manuscript, and its keys and values are kept. The two
@@ -79,7 +90,8 @@ class HFJudge(BaseJudge):
         self._template = load_template(self._reading.template_version)
         order = ", both orders" if swap else ""
         blind = "" if self._reading.blind else ", not blind"
-        self.name = f"{name}(next_token, prompt {self._template.version}{order}{blind})"
+        chat = ", chat template" if chat_template else ""
+        self.name = f"{name}(next_token, prompt {self._template.version}{order}{blind}{chat})"
         self.question = self._template.question_of(self._reading.venue, "next_token")
         self._model, self._tokenizer = model.eval(), tokenizer
         self._swap, self._batch_size, self._reuse_prefix = swap, batch_size, reuse_prefix
@@ -96,11 +108,17 @@ class HFJudge(BaseJudge):
     def from_pretrained(
         cls, name_or_path: str, *, device: str | torch.device = "cpu", dtype: str = "auto", **options: Any
     ) -> HFJudge:
-        """Load model and tokenizer from a folder, the cache or the hub; `options` are those of the constructor."""
+        """Load model and tokenizer from a folder, the cache or the hub; `options` are those of the constructor.
+
+        A `reading` that estimates tokens, or none, counts them with this tokenizer instead.
+        """
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        reading = options.pop("reading", None) or Reading()
+        if reading.count_tokens is estimate_tokens:
+            reading = replace(reading, count_tokens=_counter(tokenizer))
         model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype).to(device)
         options.setdefault("chat_template", bool(tokenizer.chat_template))
-        return cls(model, tokenizer, name=name_or_path, **options)
+        return cls(model, tokenizer, name=name_or_path, reading=reading, **options)
 
     @classmethod
     def untrained(cls, *, seed: int = 0, hidden_size: int = 64, layers: int = 2, **options: Any) -> HFJudge:
@@ -149,8 +167,40 @@ class HFJudge(BaseJudge):
                 swapped = probabilities[index + len(pairs)]
                 raw, tokens = f"{raw} {swapped:.6f}", tokens + num_tokens[index + len(pairs)]
                 probability = (probability + 1.0 - swapped) / 2
-            judgements.append(Judgement(probability > 0.5, probability, raw=raw, input_tokens=tokens))
+            judgements.append(Judgement(preference(probability), probability, raw=raw, input_tokens=tokens))
         return judgements
+
+    def expected_ratings(self, papers: Sequence[Paper]) -> np.ndarray:
+        """Rate papers by the same model, see `language_judge.expected_ratings`.
+
+        Raises:
+            ValueError: a paper without text, a prompt longer than the context, or digits that share a token.
+        """
+        check_papers(papers, need_text=True)
+        spelling = " {}" if len(self._tokens(" 1")) == 1 and not self._chat_template else "{}"
+        letters = [self._tokens(spelling.format(digit))[-1] for digit in range(1, 10)]
+        if len(set(letters)) < len(letters):
+            raise ValueError(f"{self.name} has one token for several digits: it cannot rate by one token")
+        template, venue = self._template, self._reading.venue
+        system, question = template.system_message(venue), template.rating_by_next_token.replace("{venue}", venue)
+        scores = [
+            self._next_token_scores(system, f"### Manuscript\n{self.shown(paper)}\n\n{question}", letters)
+            for paper in papers
+        ]
+        return expected_digit(np.array(scores))
+
+    @torch.inference_mode()
+    def _next_token_scores(self, system: str, prompt: str, letters: list[int]) -> list[float]:
+        text = f"{system}\n\n{prompt}"
+        if self._chat_template:
+            messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+            text = str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        tokens = self._tokens(text)
+        self._check_length(len(tokens))
+        ids = torch.tensor([tokens], device=self._model.device)
+        logits = self._model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+        scores: list[float] = logits.log_softmax(0)[letters].tolist()
+        return scores
 
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -203,8 +253,12 @@ class HFJudge(BaseJudge):
             options = {"use_cache": True, "past_key_values": grown}
         hidden_BTD = self._model.base_model(input_ids=ids_BT, **options).last_hidden_state
         last_BD = hidden_BTD[torch.arange(len(rows), device=device), last_B]
-        logits_BV = self._model.get_output_embeddings()(last_BD).float()
-        return (logits_BV[:, self._letters[0]] - logits_BV[:, self._letters[1]]).cpu()
+        # Two rows of the head, in float32: in half precision close logits would often be equal.
+        head = self._model.get_output_embeddings()
+        logits_B2 = last_BD.float() @ head.weight[self._letters].float().T
+        if head.bias is not None:
+            logits_B2 = logits_B2 + head.bias[self._letters].float()
+        return (logits_B2[:, 0] - logits_B2[:, 1]).cpu()
 
     def _check_length(self, num_tokens: int) -> None:
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)

@@ -126,6 +126,9 @@ class Collected:
         reused: comparisons that were in the file already.
         input_tokens, output_tokens: of all comparisons.
         cost_usd: dollars; None once a price is unknown.
+        asked: comparisons that were not in the file.
+        first_just_read: of these, the ones asked in one call right after another one with the same first paper; a judge
+            or a server that keeps prefixes reads that text once for all of them.
     """
 
     counts: PairCounts
@@ -136,6 +139,8 @@ class Collected:
     input_tokens: int
     output_tokens: int
     cost_usd: float | None
+    asked: int
+    first_just_read: int
 
 
 class JudgementLog:
@@ -212,6 +217,7 @@ class _Tally:
         self.keys: list[np.ndarray] = []
         self.wins: list[np.ndarray] = []
         self.unreadable = self.asked_again = self.reused = self.input_tokens = self.output_tokens = 0
+        self.asked = self.first_just_read = 0
         self.cost_usd: float | None = 0.0
 
     def add(self, first: np.ndarray, second: np.ndarray, answers: Sequence[Judgement]) -> None:
@@ -240,6 +246,8 @@ class _Tally:
             self.input_tokens,
             self.output_tokens,
             self.cost_usd,
+            self.asked,
+            self.first_just_read,
         )
 
 
@@ -256,8 +264,12 @@ def collect(
 
     With a file, each chunk is on disk before the next is asked, pairs that the file holds already are not asked again
     (answers of another judge, or to another prompt, do not count), and a run that was cut goes on where it was (what
-    was paid within the cut chunk is in the language model's own cache). Within a chunk pairs are sorted by their first
-    paper, for servers that keep prefixes. Neither answers nor pairs are held in memory beyond two words a comparison.
+    was paid within the cut chunk is in the language model's own cache). Neither answers nor pairs are held in memory
+    beyond three words a comparison.
+
+    The pairs are those of the schedule, asked in the order of their first papers, so that a judge or a server that
+    keeps prefixes reads a first text once for all its comparisons. A larger `num` adds the pairs that are missing. Only
+    what a cut run leaves in its file is no prefix of the schedule: it holds the first papers and must be completed.
 
     Args:
         judge: any judge.
@@ -275,17 +287,13 @@ def collect(
         raise ValueError(f"the schedule is of {schedule.n_items} items, there are {len(papers)} papers")
     tally = _Tally(len(papers))
     journal = None if log is None else JudgementLog(log)
-    known = np.zeros(0, dtype=np.int64)
+    keys = np.sort(_keys(schedule, num))
     if journal is not None:
-        known = _replay(journal, judge, papers, np.sort(_keys(schedule, num)), tally)
-    for first, second in schedule.chunks(num, chunk):
-        keys = first * np.int64(len(papers)) + second
-        place = np.minimum(np.searchsorted(known, keys), max(len(known) - 1, 0))
-        new = known[place] != keys if len(known) else np.ones(len(keys), dtype=bool)
-        if not new.any():
-            continue
-        order = np.argsort(first[new], kind="stable")
-        first, second = first[new][order], second[new][order]
+        keys = keys[~_replay(journal, judge, papers, keys, tally)]
+    tally.asked = len(keys)
+    for start in range(0, len(keys), chunk):
+        first, second = np.divmod(keys[start : start + chunk], len(papers))
+        tally.first_just_read += int((first[1:] == first[:-1]).sum())
         one, other = [papers[i] for i in first], [papers[i] for i in second]
         answers = judge.compare_many(one, other)
         if journal is not None:
@@ -302,7 +310,7 @@ def _keys(schedule: PairSchedule, num: int) -> np.ndarray:
 def _replay(
     journal: JudgementLog, judge: Judge, papers: Sequence[Paper], wanted: np.ndarray, tally: _Tally
 ) -> np.ndarray:
-    """Count the rows of this judge and its prompts that are wanted, each pair once; return their keys."""
+    """Count the rows of this judge and its prompts that are wanted, each pair once; return whose answers were there."""
     index = {paper.id: position for position, paper in enumerate(papers)}
     seen = np.zeros(len(wanted), dtype=bool)
     block: list[tuple[int, int, int, dict[str, Any]]] = []
@@ -332,7 +340,7 @@ def _replay(
             count_block()
     count_block()
     tally.reused = int(seen.sum())
-    return wanted[seen]
+    return seen
 
 
 def judgement_of(row: Mapping[str, Any]) -> Judgement:

@@ -6,8 +6,9 @@ Source: sheet E5, B, and "Prompt structure".
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,18 @@ from iclr_repro.pairwise_review.prompts import (
     load_template,
     parse_winner,
 )
+
+ANSWER_TOKENS = 300
+"""Limit of an answer by text."""
+
+AGAIN_TOKENS = 20
+"""Limit of the answer to a question that is asked again."""
+
+REVIEW_TOKENS = 800
+"""Limit of a review."""
+
+META_TOKENS = 20
+"""Limit of a meta-review."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +57,17 @@ class Reading:
     blind: bool = True
     count_tokens: CountTokens = estimate_tokens
     template_version: int = 1
+    _shown: dict[Paper, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def show(self, paper: Paper) -> str:
-        """Return the excerpt of a paper."""
-        return excerpt(paper, budget=self.budget, count_tokens=self.count_tokens, blind=self.blind)
+        """Return the excerpt of a paper, made once."""
+        if paper not in self._shown:
+            self._shown[paper] = excerpt(paper, budget=self.budget, count_tokens=self.count_tokens, blind=self.blind)
+        return self._shown[paper]
+
+    def is_cut(self, paper: Paper) -> bool:
+        """Return whether the budget keeps a part of the excerpt from being shown."""
+        return self.show(paper) != excerpt(paper, budget=sys.maxsize, count_tokens=self.count_tokens, blind=self.blind)
 
 
 class LanguageModelJudge(BaseJudge):
@@ -55,7 +75,7 @@ class LanguageModelJudge(BaseJudge):
 
     By "text" the model may reason and ends with "Winner: A" or "Winner: B". An answer without such a line is asked for
     once more; if that fails too, the preference is None. By "next_token" the probabilities of A and B as the next
-    token decide: prob_first = softmax over {A, B}, and equal ones prefer the second.
+    token decide: prob_first = softmax over {A, B}, and equal ones are no preference, None.
 
     With `swap`, both orders are asked and prob_first is the mean of the two (by text, of two votes; a split vote is
     no preference, None).
@@ -68,7 +88,7 @@ class LanguageModelJudge(BaseJudge):
         reading: Reading | None = None,
         answering: Answering = "text",
         swap: bool = False,
-        max_tokens: int = 300,
+        max_tokens: int = ANSWER_TOKENS,
         candidates: tuple[str, str] = ("A", "B"),
     ) -> None:
         """Make a judge.
@@ -87,7 +107,8 @@ class LanguageModelJudge(BaseJudge):
         self._template = load_template(self.reading.template_version)
         blind = "" if self.reading.blind else ", not blind"
         order = ", both orders" if swap else ""
-        self.name = f"{model.name}({answering}, prompt {self._template.version}{order}{blind})"
+        read = f"up to {max_tokens} tokens" if answering == "text" else f"of {candidates[0]!r}, {candidates[1]!r}"
+        self.name = f"{model.name}({answering} {read}, prompt {self._template.version}{order}{blind})"
         self.question = self._template.question_of(self.reading.venue, answering)
 
     def shown(self, paper: Paper) -> str:
@@ -118,7 +139,7 @@ class LanguageModelJudge(BaseJudge):
         judgements = [_read(completion) for completion in completions]
         again = [index for index, judgement in enumerate(judgements) if judgement.prefer_first is None]
         reminders = [f"{prompts[index]}\n\n{self._template.again}" for index in again]
-        for index, completion in zip(again, complete_all(self.model, reminders, max_tokens=20), strict=True):
+        for index, completion in zip(again, complete_all(self.model, reminders, max_tokens=AGAIN_TOKENS), strict=True):
             judgements[index] = _joined(judgements[index], _read(completion))
         return judgements
 
@@ -134,7 +155,7 @@ class LanguageModelJudge(BaseJudge):
             probability = float(softmax(row)[0]) if readable else None
             judgements.append(
                 Judgement(
-                    prefer_first=None if probability is None else probability > 0.5,
+                    prefer_first=preference(probability),
                     prob_first=probability,
                     raw=json.dumps([float(score) if np.isfinite(score) else None for score in row]),
                     input_tokens=input_tokens,
@@ -143,6 +164,11 @@ class LanguageModelJudge(BaseJudge):
                 )
             )
         return judgements
+
+
+def preference(probability: float | None) -> bool | None:
+    """Return what a probability of the first prefers; None for exactly one half, or without a probability."""
+    return None if probability is None or probability == 0.5 else probability > 0.5
 
 
 def complete_all(
@@ -195,7 +221,7 @@ def _averaged(straight: Judgement, swapped: Judgement) -> Judgement:
     prefer: bool | None = None
     if straight.prob_first is not None and swapped.prob_first is not None:
         probability = (straight.prob_first + 1.0 - swapped.prob_first) / 2
-        prefer = probability > 0.5
+        prefer = preference(probability)
     elif straight.prefer_first is not None and swapped.prefer_first is not None:
         agree = straight.prefer_first != swapped.prefer_first
         prefer = straight.prefer_first if agree else None
@@ -274,7 +300,7 @@ class LanguageModelRater:
         reading: Reading | None = None,
         reviewers: int = 3,
         temperature: float = 0.7,
-        max_tokens: int = 800,
+        max_tokens: int = REVIEW_TOKENS,
     ) -> None:
         """Make a rater. At temperature 0 the reviewers would be copies of each other."""
         self.model, self.reading, self.reviewers = model, reading or Reading(), reviewers
@@ -305,7 +331,7 @@ class LanguageModelRater:
             )
         rows = list(zip(*columns, strict=True))
         prompts = [f"{text}\n\n{self._meta(row)}" for text, row in zip(shown, rows, strict=True)]
-        finals = complete_all(self.model, prompts, schema=_META_SCHEMA, max_tokens=20)
+        finals = complete_all(self.model, prompts, schema=_META_SCHEMA, max_tokens=META_TOKENS)
         return Ratings(
             final=np.array([_overall(answer) for answer in finals]),
             reviews=np.array([[_overall(answer) for answer in row] for row in rows]),
@@ -314,6 +340,38 @@ class LanguageModelRater:
     def _meta(self, reviews: Sequence[Completion | None]) -> str:
         listed = "\n\n".join(f"Review {k}: {r.text}" for k, r in enumerate(reviews, start=1) if r is not None)
         return self._template.meta_review.replace("{reviews}", listed or "(no usable review)")
+
+
+def expected_ratings(
+    model: BaseLanguageModel, papers: Sequence[Paper], *, reading: Reading, digits: Sequence[str] = "123456789"
+) -> np.ndarray:
+    """Return [n] sum over d of d P(d), P over the digits 1 to 9 as the next token: ratings almost without ties.
+
+    One call a paper. A 10 would be two tokens to many tokenizers. NaN where the model shows none of the digits.
+
+    Args:
+        model: any that scores next tokens.
+        papers: to be rated.
+        reading: how papers are shown.
+        digits: as the model writes them.
+
+    Raises:
+        ValueError: duplicate ids, or a paper without text.
+        LanguageModelError: the model cannot be asked.
+    """
+    check_papers(papers, need_text=True)
+    template = load_template(reading.template_version)
+    question = template.rating_by_next_token.replace("{venue}", reading.venue)
+    prompts = [f"### Manuscript\n{reading.show(paper)}\n\n{question}" for paper in papers]
+    return expected_digit(model.next_token_scores(prompts, list(digits)))
+
+
+def expected_digit(scores: np.ndarray) -> np.ndarray:
+    """Return [n] expected digits 1 to 9 from [n, 9] log-probabilities; NaN for a row of -inf."""
+    seen = np.isfinite(scores).any(axis=1)
+    expected = np.full(len(scores), np.nan)
+    expected[seen] = softmax(scores[seen], axis=1) @ np.arange(1, scores.shape[1] + 1)
+    return expected
 
 
 def _overall(completion: Completion | None) -> float:

@@ -21,7 +21,7 @@ class Paper:
         title: its title.
         abstract: "" where the source has none.
         text: the full text, if known.
-        area: research area.
+        area: research area, where the venue states one (keywords are not areas).
         status: the venue's decision in its own words.
         accepted: whether the venue took it; None where that is not known.
         tier: one of `TIERS`; None for others.

@@ -134,6 +134,7 @@ class PromptTemplate:
     again: str
     review: str
     meta_review: str
+    rating_by_next_token: str
 
     def system_message(self, venue: str) -> str:
         """Return the role."""

@@ -5,7 +5,6 @@ Source: sheet A, point 1, and the pitfalls "duplicates" and "nested budgets".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,19 +64,13 @@ class PairSchedule:
         swap = position % 2 == 1
         return np.where(swap, high, low), np.where(swap, low, high)
 
-    def chunks(self, num: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the first `num` comparisons in chunks."""
-        for start in range(0, num, size):
-            yield self.pairs(start, min(start + size, num))
-
 
 def schedule_pairs(
     n_items: int, num: int | None = None, *, seed: int = 0, order: Order = "random"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return int64 ids (first, second) of `num` random comparisons without repeats, or of all (None).
 
-    A smaller `num` with the same seed gives a prefix of a larger one. See `PairSchedule`, which also yields them in
-    chunks.
+    A smaller `num` with the same seed gives a prefix of a larger one. See `PairSchedule`, which gives any stretch.
 
     Raises:
         ValueError: fewer than 2 items, or `num` exceeds the number of pairs.

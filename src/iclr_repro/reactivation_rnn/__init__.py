@@ -17,7 +17,7 @@ registers the gymnasium environment `iclr_repro/PathIntegration-v0`.
 """
 
 from iclr_repro.reactivation_rnn import score_theory
-from iclr_repro.reactivation_rnn.alignment import alignment, state_density
+from iclr_repro.reactivation_rnn.alignment import alignment, contraction, state_density
 from iclr_repro.reactivation_rnn.analysis import (
     PrincipalComponents,
     angular_steps,
@@ -29,6 +29,8 @@ from iclr_repro.reactivation_rnn.analysis import (
     mean_squared_displacement,
     occupied_fraction,
     output_variance,
+    reach,
+    smooth_share,
     step_distances,
 )
 from iclr_repro.reactivation_rnn.cells import HeadDirectionCells, PlaceCells
@@ -62,6 +64,7 @@ __all__ = [
     "angular_steps",
     "autocorrelation_time",
     "bearing_kl",
+    "contraction",
     "cumulative_variance",
     "diffusion_exponent",
     "jump_fraction",
@@ -73,11 +76,13 @@ __all__ = [
     "output_variance",
     "quiescent_run",
     "ratinabox_path",
+    "reach",
     "recorded_path",
     "replay_run",
     "score_theory",
     "simulate_head_direction",
     "simulate_navigation",
+    "smooth_share",
     "state_density",
     "step_distances",
 ]

@@ -10,16 +10,14 @@ from torch.nn import functional as F  # noqa: N812
 
 from iclr_repro.reactivation_rnn.cells import PlaceCells
 from iclr_repro.reactivation_rnn.networks import NoisyRNN
-from iclr_repro.reactivation_rnn.trajectories import Arena, Trajectories
+from iclr_repro.reactivation_rnn.trajectories import Trajectories
 
 
 def plain_forward(
     network: NoisyRNN,
     inputs_TBI: Tensor,
     start_code_BP: Tensor,
-    noise_TBN: Tensor | None,
-    *,
-    generator: torch.Generator | None = None,
+    noise: Tensor | torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Return hidden states [T, B, N] and outputs [T, B, P] by a loop over steps, each with its own readout.
 
@@ -27,21 +25,20 @@ def plain_forward(
         network: whose weights are used.
         inputs_TBI: changes of the variable.
         start_code_BP: code of the start.
-        noise_TBN: already scaled; None: drawn in each step from `generator` (then for the network's sigma_step).
-        generator: see above.
+        noise: already scaled, [T, B, N], or the generator that the network's own noise is drawn from in each step.
     """
     state = network.encoder(start_code_BP)
-    device = state.device
     states, outputs = [], []
     for t, input_BI in enumerate(inputs_TBI):
         drive = F.linear(state, network.recurrent.weight) + network.input(input_BI)
         if network.bias is not None:
             drive = drive + network.bias
         state = (1 - network.leak) * state + network.leak * torch.relu(drive)
-        if noise_TBN is not None:
-            state = state + noise_TBN[t]
-        elif network.sigma_step > 0.0:
-            state = state + network.sigma_step * torch.randn(state.shape, generator=generator).to(device)
+        if isinstance(noise, torch.Generator):
+            drawn = torch.randn(state.shape, generator=noise, device=noise.device)
+            state = state + network.sigma_step * drawn.to(state.device)
+        else:
+            state = state + noise[t]
         states.append(state)
         outputs.append(network.decoder(state))
     return torch.stack(states), torch.stack(outputs)
@@ -64,7 +61,7 @@ def official_style_forward(
     device = inputs_BTI.device
 
     def noise(like: Tensor, scale: float) -> Tensor:
-        return scale * torch.randn(like.shape, generator=generator).to(device)
+        return scale * torch.randn(like.shape, generator=generator, device=generator.device).to(device)
 
     num_trajectories, num_steps, _ = inputs_BTI.shape
     hidden = torch.zeros(num_trajectories, num_steps, network.num_units, device=device)
@@ -96,7 +93,7 @@ def plain_training_step(
         cells: target code.
         optimizer: of the network.
         trajectories: the batch.
-        generator: of the noise.
+        generator: of the noise, drawn on its device.
         official_style: by `official_style_forward`, otherwise by the lean `plain_forward`.
     """
     start, inputs, targets = (
@@ -108,37 +105,12 @@ def plain_training_step(
         inputs, targets = inputs.transpose(0, 1).contiguous(), targets.transpose(0, 1).contiguous()
         _, outputs = official_style_forward(network, inputs, code, generator=generator)
     else:
-        _, outputs = plain_forward(network, inputs, code, None, generator=generator)
+        _, outputs = plain_forward(network, inputs, code, generator)
     loss = nn.functional.mse_loss(outputs, plain_place_code(cells, targets))
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     return loss.item()
-
-
-def plain_walk(
-    position_B2: np.ndarray, heading_B: np.ndarray, turn_TB: np.ndarray, speed_TB: np.ndarray, *, arena: Arena
-) -> Trajectories:
-    """Walk as `trajectories.walk` does, a trajectory and a step at a time, written from the rules of sheet 2.3."""
-    half = arena.side_m / 2
-    num_steps, num = turn_TB.shape
-    positions = np.empty((num_steps + 1, num, 2))
-    steps = np.empty((num_steps, num, 2))
-    for b in range(num):
-        (x, y), heading = position_B2[b], heading_B[b]
-        positions[0, b] = x, y
-        for t in range(num_steps):
-            distances = (half - x, half - y, half + x, half + y)
-            wall = distances.index(min(distances))
-            angle = (heading - wall * np.pi / 2 + np.pi) % (2 * np.pi) - np.pi
-            near = distances[wall] < arena.border_m and abs(angle) < np.pi / 2
-            speed = speed_TB[t, b] * (arena.border_slow if near else 1.0)
-            u = speed * arena.dt_s * np.cos(heading) + arena.drift * (arena.anchor[0] - x)
-            v = speed * arena.dt_s * np.sin(heading) + arena.drift * (arena.anchor[1] - y)
-            heading += (np.sign(angle) * (np.pi / 2 - abs(angle)) if near else 0.0) + arena.dt_s * turn_TB[t, b]
-            x, y = x + u, y + v
-            positions[t + 1, b], steps[t, b] = (x, y), (u, v)
-    return Trajectories(positions[1], steps[1:], positions[2:])
 
 
 def scipy_pdf(points_nd: np.ndarray, at_md: np.ndarray) -> np.ndarray:

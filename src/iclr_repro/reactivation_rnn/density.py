@@ -31,8 +31,8 @@ class KernelDensity:
             that results can be compared.
 
     Raises:
-        ValueError: the data are of another form, not finite, or all on a line or a point (their covariance is singular:
-            add a small jitter, as `jittered` does).
+        ValueError: `factor` is not positive; the data are of another form, not finite, or all on a line or a point
+            (their covariance is singular: add a small jitter, as `jittered` does).
     """
 
     def __init__(self, points: Float[np.ndarray, "n d"], *, factor: float | None = None) -> None:
@@ -41,6 +41,8 @@ class KernelDensity:
             raise ValueError(f"points: got shape {points.shape}, expected [n, d] with n > d")
         if not np.isfinite(points).all():
             raise ValueError(f"points: {int((~np.isfinite(points)).any(axis=1).sum())} of them are NaN or infinite")
+        if factor is not None and not (math.isfinite(factor) and factor > 0.0):
+            raise ValueError(f"factor: got {factor}, expected a number > 0")
         num_points, self.num_dims = points.shape
         self.factor = scott_factor(num_points, self.num_dims) if factor is None else factor
         covariance = np.atleast_2d(np.cov(points, rowvar=False)) * self.factor**2
@@ -66,8 +68,9 @@ class KernelDensity:
 
         Args:
             at: [m, d].
-            single: take the exponentials of the exponents, which are in float64 either way, in float32. That is faster,
-                has a relative error of about 1e-7, and leaves 1e-38 of a kernel's peak where it is farther away.
+            single: compute the exponents in float64 and their exponentials in float32. That is faster. The relative
+                error of a kernel is about 1e-7 near its centre and grows with the exponent to 5e-6, and no kernel
+                falls below exp(-87) = 2e-38 of its peak, however far away it is.
         """
         white = torch.from_numpy((np.asarray(at, dtype=np.float64) - self.points.mean(axis=0)) @ self._scale)
         halves = white.square().sum(dim=1, keepdim=True) / -2

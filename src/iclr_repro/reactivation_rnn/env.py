@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
@@ -10,7 +11,7 @@ import numpy as np
 from iclr_repro.reactivation_rnn.trajectories import Arena, Trajectories, check_num_steps, simulate_navigation
 
 ENV_ID = "iclr_repro/PathIntegration-v0"
-_REACH_M = 1.5  # a position of the simulated animal has no larger coordinate in a box of 2.2 m
+_BEYOND_STEPS = 20  # mean steps: farther beyond the walls, its start or the anchor the simulated animal was never seen
 
 
 class PathIntegrationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
@@ -31,7 +32,10 @@ class PathIntegrationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def __init__(self, num_steps: int = 100, arena: Arena | None = None) -> None:
         check_num_steps(num_steps)
         self.num_steps, self.arena = num_steps, arena or Arena()
-        reach = np.float32(_REACH_M / 2.2 * self.arena.side_m)
+        start = self.arena.side_m * (0.5 if self.arena.start_range == "box" else 1.0)
+        anchor = max(map(abs, self.arena.anchor)) if self.arena.drift else 0.0
+        step = self.arena.speed_scale * math.sqrt(math.pi / 2) * self.arena.dt_s
+        reach = np.float32(max(start, anchor) + _BEYOND_STEPS * step)
         place = gymnasium.spaces.Box(-reach, reach, shape=(2,), dtype=np.float32)
         spaces: dict[str, gymnasium.Space[np.ndarray]] = {"displacement": place, "start": place}
         self.observation_space = gymnasium.spaces.Dict(spaces)  # type: ignore[assignment]  # a Dict is not generic

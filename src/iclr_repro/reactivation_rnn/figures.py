@@ -203,7 +203,9 @@ def head_direction(
             points = projections[name][phase].reshape(-1, 2)
             colors = angles.ravel()
             shown = np.linspace(0, len(points) - 1, min(len(points), 3000)).astype(int)
-            row[1 + number].scatter(*points[shown].T, c=colors[shown], cmap="twilight", s=1, linewidths=0)
+            row[1 + number].scatter(
+                *points[shown].T, c=colors[shown], cmap="twilight", s=1, linewidths=0, rasterized=True
+            )
             limits = _limits(projections[name]["active"])
             row[1 + number].set(title=f"{phase}, PC 1 and 2", xlim=limits, ylim=limits, aspect="equal")
             row[1 + number].title.set_fontsize(8)
@@ -269,6 +271,26 @@ def vector_fields(fields: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]
                 ax.set_title(title_of(name), fontsize=8)
             if ax in axes[:, 0]:
                 ax.set_ylabel(label, fontsize=8)
+    return made
+
+
+def contraction(steps: Sequence[int], left: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """What is left of a perturbation against steps without input and noise, a panel a direction, both in log scale.
+
+    Args:
+        steps: at which it was measured.
+        left: name -> direction ("isotropic" or "along" the manifold) -> mean distance over the first one.
+    """
+    made, axes = figure(width=7.2, height=3.0, ncols=2, sharey=True)
+    for ax, (kind, label) in zip(
+        axes[0], {"isotropic": "any direction", "along": "along the manifold"}.items(), strict=True
+    ):
+        for number, (name, ratios) in enumerate(left.items()):
+            style = {"color": COLORS[number % len(COLORS)], "linestyle": "-" if "nt" in name else "--", "marker": "o"}
+            ax.loglog(steps, ratios[kind], label=title_of(name), **style)
+        ax.set(xlabel="steps", title=label)
+    axes[0, 0].set_ylabel("distance, relative to the first")
+    axes[0, 0].legend(fontsize=7, frameon=False)
     return made
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from iclr_repro.reactivation_rnn.scan import gru_scan, relu_scan
+from iclr_repro.reactivation_rnn.scan import compiled_relu_scan, gru_scan, relu_scan
 
 NoiseLaw = Literal["gaussian", "uniform_official"]
 
@@ -32,6 +32,16 @@ class Activity:
     output: Tensor
 
 
+def check_not_negative(name: str, value: float) -> None:
+    """Refuse what is no strength of noise.
+
+    Raises:
+        ValueError: `value` is negative, infinite or NaN.
+    """
+    if not (math.isfinite(value) and value >= 0.0):
+        raise ValueError(f"{name}: got {value}, expected a number >= 0")
+
+
 class _NoisyNetwork(nn.Module):
     """What both networks share: encoder, readout, noise; abstract."""
 
@@ -43,8 +53,7 @@ class _NoisyNetwork(nn.Module):
             raise ValueError(f"noise_law: got {noise_law!r}, expected one of {', '.join(get_args(NoiseLaw))}")
         if not 0.0 < leak <= 1.0:
             raise ValueError(f"leak: got {leak}, expected dt / tau in (0, 1]")
-        if not (math.isfinite(sigma_step) and sigma_step >= 0.0):
-            raise ValueError(f"sigma_step: got {sigma_step}, expected a number >= 0")
+        check_not_negative("sigma_step", sigma_step)
         self.num_inputs, self.num_units, self.num_cells = num_inputs, num_units, num_cells
         self.leak, self.sigma_step, self.noise_law = leak, sigma_step, noise_law
         self.encoder = nn.Linear(num_cells, num_units, bias=False)
@@ -129,6 +138,7 @@ class NoisyRNN(_NoisyNetwork):
         sigma_step: sigma sqrt(dt), the noise of one step; 0.01 for positions, 0.1 for bearings, 0: none.
         noise_law: "gaussian" as in the paper, or "uniform_official" as in the authors' code.
         bias: a trainable bias inside the ReLU, 0 at first; neither in the paper nor in its code (sheet 10.4).
+        compiled: train by `compiled_relu_scan`; see there what it needs.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -144,8 +154,10 @@ class NoisyRNN(_NoisyNetwork):
         sigma_step: float = 0.01,
         noise_law: NoiseLaw = "gaussian",
         bias: bool = False,
+        compiled: bool = False,
     ) -> None:
         super().__init__(num_inputs, num_units, num_cells, leak=leak, sigma_step=sigma_step, noise_law=noise_law)
+        self.compiled = compiled
         self.input = nn.Linear(num_inputs, num_units, bias=False)
         self.recurrent = nn.Linear(num_units, num_units, bias=False)
         self.bias = nn.Parameter(torch.zeros(num_units)) if bias else None
@@ -155,7 +167,8 @@ class NoisyRNN(_NoisyNetwork):
     ) -> Float[Tensor, "T B N"]:
         """Return r_1 .. r_T; see `relu_scan`."""
         drive_TBN = F.linear(inputs_TBI, self.input.weight, self.bias)
-        return relu_scan(start_BN, drive_TBN, self.recurrent.weight, noise_TBN, self.leak)
+        scan = compiled_relu_scan if self.compiled and torch.is_grad_enabled() else relu_scan
+        return scan(start_BN, drive_TBN, self.recurrent.weight, noise_TBN, self.leak)
 
 
 class NoisyGRU(_NoisyNetwork):

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iclr_repro.reactivation_rnn.cells import Cells
-from iclr_repro.reactivation_rnn.networks import Network
+from iclr_repro.reactivation_rnn.networks import Network, check_not_negative
 from iclr_repro.reactivation_rnn.trajectories import Trajectories, check_num_steps
 
 _CHUNK = 100  # steps whose states and outputs are in memory at once
@@ -57,6 +57,9 @@ def active_run(
         generator: of the noise.
         sigma_step: noise of a step; None: that of training.
         keep_hidden: return the states, too.
+
+    Raises:
+        ValueError: `sigma_step` < 0 or not finite.
     """
     device = network.decoder.weight.device
     start, inputs, targets = (
@@ -64,6 +67,7 @@ def active_run(
         for part in (trajectories.start, trajectories.inputs, trajectories.targets)
     )
     sigma_step = network.sigma_step if sigma_step is None else sigma_step
+    check_not_negative("sigma_step", sigma_step)
     return _recorded(
         network, cells, start, len(inputs), inputs, targets, sigma_step, generator=generator, keep_hidden=keep_hidden
     )
@@ -93,18 +97,32 @@ def quiescent_run(
         keep_hidden: return the states, too.
 
     Raises:
-        ValueError: c < 0 or not finite, T < 2, or start values that are not finite.
+        ValueError: c or `sigma_step` < 0 or not finite, T < 2, or start values of another shape or not finite.
     """
-    check_num_steps(num_steps)
-    if not (math.isfinite(variance_factor) and variance_factor >= 0.0):
-        raise ValueError(f"variance_factor: got {variance_factor}, expected a number >= 0")
-    if not np.isfinite(start).all():
-        raise ValueError(f"start: {int((~np.isfinite(start)).sum())} values are NaN or infinite")
-    sigma_step = (network.sigma_step if sigma_step is None else sigma_step) * math.sqrt(variance_factor)
+    sigma_step = network.sigma_step if sigma_step is None else sigma_step
+    check_quiescence(network, start, num_steps, variance_factor=variance_factor, sigma_step=sigma_step)
+    sigma_step *= math.sqrt(variance_factor)
     first = torch.from_numpy(start.astype(np.float32)).to(network.decoder.weight.device)
     return _recorded(
         network, cells, first, num_steps, None, None, sigma_step, generator=generator, keep_hidden=keep_hidden
     )
+
+
+def check_quiescence(
+    network: Network, start: np.ndarray, num_steps: int, *, variance_factor: float, sigma_step: float
+) -> None:
+    """Refuse a run without input that cannot be, here and in `replay_run`.
+
+    Raises:
+        ValueError: see `quiescent_run`.
+    """
+    check_num_steps(num_steps)
+    check_not_negative("variance_factor", variance_factor)
+    check_not_negative("sigma_step", sigma_step)
+    if start.ndim != 2 or start.shape[1] != network.num_inputs:
+        raise ValueError(f"start: got shape {start.shape}, expected [B, {network.num_inputs}]")
+    if not np.isfinite(start).all():
+        raise ValueError(f"start: {int((~np.isfinite(start)).sum())} values are NaN or infinite")
 
 
 @torch.no_grad()

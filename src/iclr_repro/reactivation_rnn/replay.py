@@ -14,7 +14,7 @@ import torch
 
 from iclr_repro.reactivation_rnn.cells import Cells
 from iclr_repro.reactivation_rnn.networks import Network
-from iclr_repro.reactivation_rnn.trajectories import check_num_steps
+from iclr_repro.reactivation_rnn.quiescence import check_quiescence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +70,9 @@ def replay_run(
         variance_factor: c >= 0, as in `quiescent_run`.
 
     Raises:
-        ValueError: T < 2 or c < 0.
+        ValueError: as `quiescent_run`.
     """
-    check_num_steps(num_steps)
-    if not variance_factor >= 0.0:
-        raise ValueError(f"variance_factor: got {variance_factor}, expected a number >= 0")
+    check_quiescence(network, start, num_steps, variance_factor=variance_factor, sigma_step=network.sigma_step)
     device = network.decoder.weight.device
     state_BN = network.initial_state(cells.encode(torch.from_numpy(start.astype(np.float32)).to(device)))
     velocity_BN, adapted_BN = torch.zeros_like(state_BN), torch.zeros_like(state_BN)

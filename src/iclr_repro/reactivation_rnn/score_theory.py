@@ -69,14 +69,16 @@ class GaussianMixture:
         return np.asarray(np.log(self.weights) - squares / (2 * self.variance))
 
 
-def denoising_loss(mixture: GaussianMixture, update: Function, *, num: int, rng: np.random.Generator) -> float:
-    """Estimate E ||dr1(r) + sigma eta||^2 for r = mu + sigma eta, i.e. E ||r + dr1(r) - mu||^2 (T2).
+def denoising_losses(
+    mixture: GaussianMixture, update: Function, *, num: int, rng: np.random.Generator
+) -> Float[np.ndarray, " num"]:
+    """Return ||dr1(r) + sigma eta||^2 = ||r + dr1(r) - mu||^2 for draws of r = mu + sigma eta (T2).
 
-    Its minimiser is dr1* = v grad log p, its least value d v - v^2 E ||grad log p||^2.
+    The minimiser of its mean is dr1* = v grad log p, the least value d v - v^2 E ||grad log p||^2.
     """
     chosen = mixture.means[rng.choice(len(mixture.weights), size=num, p=mixture.weights)]
     r = chosen + rng.normal(0.0, math.sqrt(mixture.variance), size=chosen.shape)
-    return float(np.square(r + update(r) - chosen).sum(axis=1).mean())
+    return np.asarray(np.square(r + update(r) - chosen).sum(axis=1))
 
 
 @dataclass(frozen=True)

@@ -84,12 +84,13 @@ class PathIntegration:
         return {"loss": loss.item()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on, besides the random streams."""
+        """Return all that the next step depends on, besides the random stream of the trajectories."""
         return {
             "network": dict(self.network.state_dict()),
             "optimizer": self._optimizer.state_dict(),
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "drawn": self._drawn,
+            "noise": self._generator.get_state(),  # a generator on a GPU is none of the run's streams
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -99,6 +100,7 @@ class PathIntegration:
         if self._scheduler is not None:
             self._scheduler.load_state_dict(state["scheduler"])
         self._drawn = list(state["drawn"])
+        self._generator.set_state(state["noise"].cpu())
 
     @property
     def _device(self) -> torch.device:

@@ -3,6 +3,7 @@
 from iclr_repro.loki.experiments.exactness import Efficiency, Identities
 from iclr_repro.loki.experiments.facts import ReleasedPositions, Tables
 from iclr_repro.loki.experiments.implanting import Implanting
+from iclr_repro.loki.experiments.public_rows import PublicRows
 from iclr_repro.loki.experiments.retention import Retention
 from iclr_repro.loki.experiments.rows import LayerBalance, SelectionStability, Suppression
 
@@ -11,6 +12,7 @@ __all__ = [
     "Identities",
     "Implanting",
     "LayerBalance",
+    "PublicRows",
     "ReleasedPositions",
     "Retention",
     "SelectionStability",

@@ -1,83 +1,71 @@
 """Implanting a task into a public model: the reranker and ToolACE settings of the paper (sheet 4.1, 4.2, 6.3).
 
-At scale `cpu` the same code runs on a tiny random model with generated pairs: it shows that the code works, no more.
+Every method starts from the same weights, sees the same rows in the same order, and is trained at each rate of one
+grid, one after the other; `equal/...` is what it does at the one rate that the claims compare. At scale `cpu` the same
+code runs on a tiny random model with generated pairs: it shows that the code works, no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import Any, Literal
 
-import datasets
-import numpy as np
+import pandas as pd
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    get_cosine_schedule_with_warmup,
-)
+from transformers import get_cosine_schedule_with_warmup
 
 from iclr_repro.core.batches import ResumableBatches
-from iclr_repro.core.data import DATA_CHOICE, DataChoice, locate, real_or_synthetic
+from iclr_repro.core.data import locate
 from iclr_repro.core.experiment import DataKind, Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
-from iclr_repro.loki.attribution import Rule, check_prompt_length
-from iclr_repro.loki.baselines import with_adapter
-from iclr_repro.loki.chat import byte_tokenizer, encode_dialogue, packed, padded
-from iclr_repro.loki.config import LokiConfig
-from iclr_repro.loki.experiments._world import answer_loss, row_batches, seeded
-from iclr_repro.loki.metrics import forgetting
-from iclr_repro.loki.positions import load_positions, save_positions
-from iclr_repro.loki.probing import knowledge_vector_attribution
-from iclr_repro.loki.prompts import (
-    RERANKER_LABELS,
-    Message,
-    load_mmlu,
-    mmlu_probes,
-    reranker_contrast,
-    reranker_messages,
-    reranker_score,
-    toolace_messages,
+from iclr_repro.loki.benchmarks import benchmark_scores
+from iclr_repro.loki.bfcl import CATEGORIES, NO_CALL_CATEGORIES, SOME_CALL_CATEGORIES, load_bfcl
+from iclr_repro.loki.bfcl_scoring import answer_accuracy, bfcl_messages, greedy_answers
+from iclr_repro.loki.chat import encode_dialogue, packed, padded
+from iclr_repro.loki.experiments._public import (
+    TINY,
+    OfPublicModel,
+    dialogue_loss,
+    generated_pairs,
+    kept,
+    no_attributions,
 )
-from iclr_repro.loki.selection import Positions, Strategy, select_rows
+from iclr_repro.loki.experiments._world import answer_loss, row_batches, seeded
+from iclr_repro.loki.methods import METHODS, ROW_STRATEGIES, adapter_kept, method_model
+from iclr_repro.loki.positions import load_positions, save_positions
+from iclr_repro.loki.prompts import Message, toolace_messages
+from iclr_repro.loki.reranking import load_beir, load_run, pair_scores, retrieval_scores
+from iclr_repro.loki.selection import Positions, select_rows
 from iclr_repro.loki.tinyworld import IGNORED
 
-_TINY = "tiny"  # the name of the random model
-# The metric of lm-evaluation-harness that stands for each of the paper's benchmarks.
-METRICS = {
-    "triviaqa": "exact_match,remove_whitespace",
-    "gsm8k": "exact_match,strict-match",
-    "hellaswag": "acc_norm,none",
-    "winogrande": "acc,none",
-    "humaneval": "pass@1,create_test",
-    "ifeval": "prompt_level_strict_acc,none",
-}
+_PRESERVED_PROMPTS = 256  # that CorDA takes the covariance of; sampled evenly from the probe prompts
+_BFCL = (*CATEGORIES, *NO_CALL_CATEGORIES, *SOME_CALL_CATEGORIES)
+_FROM_FILE = ("loki", "loki_lora")  # whose rows may be given
+_GLOBAL = ("global_low", "global_high")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Implanting:
-    """Select rows (released or by attribution), train them on a task, and measure the task and general benchmarks."""
+class Implanting(OfPublicModel):
+    """Train a task into a model by each method at each rate; measure the task and general benchmarks."""
 
-    uses_seeds: ClassVar[bool] = False
-
-    data: DataChoice = parameter(f"probe prompts of MMLU: {DATA_CHOICE}; see also `dataset`")
-    model: str = parameter("name or folder of a causal language model of transformers; tiny: a random Qwen2")
-    dtype: Literal["float32", "bfloat16"] = parameter("of the model")
     task: Literal["reranker", "toolace"] = parameter("what is implanted")
     dataset: str | None = parameter("`datasets` name or folder in sharegpt form; null: generated reranker pairs")
-    positions: str = parameter("released: the authors' rows; kva: own attribution; else a file of `save_positions`")
-    strategy: Strategy = parameter("how rows are selected from an own attribution; see `select_rows`")
-    quota: float = parameter("q", low=0.0, high=100.0, unit="%")
-    lora_r: int | None = parameter("train the rows by an update of this rank (LoKI + LoRA); null: directly", low=1)
-    probes: int = parameter("probe prompts of the attribution, the first of each MMLU subject in turn", low=1)
-    kva_steps: int = parameter("interpolation points m", low=1)
-    kva_rule: Rule = parameter("where they lie")
-    kva_batch: int = parameter("prompts at once", low=1)
+    methods: tuple[str, ...] = parameter("what is compared", choices=METHODS)
+    positions: str = parameter(
+        "rows of loki and loki_lora; released: the authors'; kva: own attribution; else a file of `save_positions`"
+    )
+    quota: float = parameter("q of the row methods but the global ones", low=0.0, high=100.0, unit="%")
+    global_quota: float = parameter("q of global_low and global_high", low=0.0, high=100.0, unit="%")
+    loki_quotas: tuple[float, ...] = parameter("further q of method loki", low=0.0, high=100.0, unit="%")
+    lora_r: int = parameter("rank of the low-rank baselines", low=1)
+    lora_alpha: float = parameter("their updates are scaled by alpha / r", low=0.0)
+    loki_lora_r: int = parameter("rank of LoKI + LoRA", low=1)
     samples: int | None = parameter("training samples; null: all", low=1)
     held_out: int = parameter("samples that the task is measured on", low=1)
     packing: bool = parameter("join dialogues to rows of `length` tokens; else a row each, cut there")
@@ -86,110 +74,179 @@ class Implanting:
     accumulation: int = parameter("micro-batches of an update", low=1)
     checkpointing: bool = parameter("compute activations again in the backward pass, for memory")
     epochs: int = parameter("passes over the rows", low=1)
-    learning_rate: float = parameter("highest", low=0.0)
+    learning_rates: tuple[float, ...] = parameter("grid of every method: the highest rate of a training", low=0.0)
+    equal_rate: float = parameter("the one that the claims compare methods at", low=0.0)
     warmup_frac: float = parameter("share of the updates", low=0.0, high=1.0)
-    benchmarks: tuple[str, ...] = parameter(
-        "tasks of lm-evaluation-harness, before and after; []: none", choices=tuple(METRICS)
-    )
-    benchmark_limit: int | None = parameter("questions of each benchmark; null: all", low=1)
+    bfcl: tuple[str, ...] = parameter("categories of BFCL, for task toolace; []: none", choices=_BFCL)
+    bfcl_limit: int | None = parameter("the first items of each category; null: all", low=1)
+    max_new_tokens: int = parameter("of an answer to BFCL", low=1)
+    beir: str | None = parameter("folder of a retrieval task in BEIR's form, for task reranker; null: none")
+    candidates: str | None = parameter("its TREC run file with what is reranked; null: the whole corpus")
+    depth: int = parameter("best candidates of each query in the run file", low=1)
+    queries: int | None = parameter("first queries in sorted order; null: all", low=1)
+
+    def __post_init__(self) -> None:
+        """Refuse measurements of the other task, and nothing to compare."""
+        if self.bfcl and self.task != "toolace":
+            raise ValueError(f"bfcl {list(self.bfcl)} measures task toolace, not {self.task}: set bfcl=[]")
+        if self.beir is not None and self.task != "reranker":
+            raise ValueError(f"beir {self.beir!r} measures task reranker, not {self.task}: set beir=null")
+        if self.equal_rate not in self.learning_rates:
+            raise ValueError(f"equal_rate {self.equal_rate:g} is not in learning_rates {list(self.learning_rates)}")
+        if not self.methods:
+            raise ValueError(f"methods: got none, expected some of {', '.join(METHODS)}")
+
+    @property
+    def needs_attributions(self) -> bool:
+        """Whether the rows of some method are chosen by an attribution."""
+        free = {"full", "lora", "dora", "pissa", "corda", "random"}
+        return not free.union(_FROM_FILE if self.positions != "kva" else ()).issuperset(self.methods)
 
     def run(self, run: Run) -> Result:
-        """Load, select, train, measure; the adapter is saved in the run's folder."""
-        model, tokenizer = self._model(run)
-        prompts, kind = self._probe_prompts(run, tokenizer)
-        before = benchmark_scores(model, tokenizer, self.benchmarks, limit=self.benchmark_limit)
-        positions = self._positions(run, model, prompts)
-        save_positions(run.dir / "positions.json", positions)
+        """Load, select; then train and measure each method. Adapters are saved in the run's folder.
+
+        What was measured before an interruption is neither trained nor measured again.
+        """
+        base, tokenizer = self.load_model(run)  # stays on the CPU and is copied for every method
+        prompts, kind = self.probe_prompts(run, tokenizer)
         dialogues, kind_of_task = self._dialogues(run)
         held_out, training = dialogues[: self.held_out], dialogues[self.held_out :]
-        metrics: dict[str, float] = {"n": len(held_out), "training/n": len(training), "probes/n": len(prompts)}
         rows = [encode_dialogue(dialogue, tokenizer) for dialogue in training]
-        metrics |= self._task_scores(model, held_out, tokenizer, "before")
-        config = LokiConfig(
-            active_pos=positions,
-            quota=self.quota,
-            strategy=self.strategy if self.positions == "kva" else self.positions,
-            lora_r=self.lora_r,
-            lora_alpha=2.0 * (self.lora_r or 1),
-            task_type="CAUSAL_LM",
-        )
-        with seeded(run, "adapter"):
-            adapted = with_adapter(model, config)
-        metrics["parameters"] = sum(one.numel() for one in adapted.parameters() if one.requires_grad)
-        self._train(run, adapted, rows)
-        adapted.save_pretrained(run.dir / "adapter")
-        metrics |= self._task_scores(adapted, held_out, tokenizer, "after")
-        after = benchmark_scores(adapted, tokenizer, self.benchmarks, limit=self.benchmark_limit)
-        if before:
-            lost = forgetting(before, after)
-            metrics |= {"forgetting/average": lost.average, "forgetting/clipped": lost.clipped}
-            metrics |= {f"before/{name}": score for name, score in before.items()}
-            metrics |= {f"after/{name}": score for name, score in after.items()}
-        real = kind == kind_of_task == "real" and self.model != _TINY
-        return Result(metrics=metrics, data="real" if real else "synthetic")
+        metrics: dict[str, float] = {"n": len(held_out), "training/n": len(training), "probes/n": len(prompts)}
+        original = copy.deepcopy(base).to(run.device)
+        positions = self._positions(run, original, prompts)
 
-    def _model(self, run: Run) -> tuple[Any, Any]:
-        if self.model != _TINY:
-            tokenizer = AutoTokenizer.from_pretrained(self.model, padding_side="left")
-            return AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype).to(run.device), tokenizer
-        tokenizer = byte_tokenizer()
-        config = Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-        )
-        with seeded(run, "initialisation"):
-            return Qwen2ForCausalLM(config).to(run.device), tokenizer
+        def measured(name: str, scores: Callable[[], dict[str, float]]) -> dict[str, float]:
+            """Scores as name/...; forgetting against the original's benchmarks, where there are any."""
+            found = {f"{name}/{key}": value for key, value in kept(run, name, scores).items()}
+            return found | self.forgetting_of(run, name)
 
-    def _probe_prompts(self, run: Run, tokenizer: Any) -> tuple[list[list[int]], DataKind]:
-        rows, kind = real_or_synthetic(self.data, load_mmlu, lambda: _generated_questions(self.probes, run.rng("mmlu")))
-        by_subject: dict[str, list[Any]] = {}
-        for row in rows:
-            by_subject.setdefault(row["subject"], []).append(row)
-        share = -(-self.probes // len(by_subject))
-        chosen = [row for questions in by_subject.values() for row in questions[:share]][: self.probes]
-        return mmlu_probes(chosen, tokenizer), kind
+        metrics |= measured("original", partial(self._scores, run, original, held_out, tokenizer))
+        del original
+        clear_device_cache(garbage_collection=True)  # one copy at a time
+        curve = []
+        for name, (method, quota) in self._trained().items():
+            for rate in self.learning_rates:
+                prefix = "equal" if rate == self.equal_rate else f"lr{rate:g}"
 
-    def _positions(self, run: Run, model: nn.Module, prompts: list[list[int]]) -> Positions:
-        if self.positions == "released":
-            name = self.model.rstrip("/").rpartition("/")[2]
-            return load_positions(locate(f"loki/pos_json/{name}/{self.quota:g}.json.gz"))
-        if self.positions != "kva":
-            return load_positions(self.positions)
-        for prompt in prompts:
-            check_prompt_length(model, len(prompt))
-        attributions = knowledge_vector_attribution(
-            model,
-            prompts,
-            steps=self.kva_steps,
-            rule=self.kva_rule,
-            batch_size=self.kva_batch,
-            folder=run.dir / "attributions",
-            progress=lambda done, total: run.log.info("attribution: %d of %d prompts", done, total),
+                def scores(name: str = name, method: str = method, quota: float = quota, rate: float = rate) -> Any:
+                    model = self._method_model(run, base, method, quota, positions.get(name), prompts)
+                    parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
+                    with adapter_kept(model, method, run.dir / "adapters" / f"{name}_lr{rate:g}"):
+                        self._train(run, model, f"{name}/lr{rate:g}", rate, rows)
+                        found = self._scores(run, model, held_out, tokenizer)
+                    return {"parameters": float(parameters), **found}
+
+                found = measured(f"{prefix}/{name}", scores)
+                clear_device_cache(garbage_collection=True)
+                metrics |= found
+                short = {key.removeprefix(f"{prefix}/{name}/"): value for key, value in found.items()}
+                curve.append({"method": name, "learning_rate": rate, **short})
+        real = kind == kind_of_task == "real" and self.model != TINY
+        return Result(
+            metrics=metrics,
+            tables={"rates": pd.DataFrame(curve).set_index("method")},
+            data="real" if real else "synthetic",
         )
-        return select_rows(attributions, self.quota, strategy=self.strategy, rng=run.rng("random rows"))
+
+    def _trained(self) -> dict[str, tuple[str, float]]:
+        """Return name -> method and quota; names of row methods have their quota."""
+        found = {}
+        for method in self.methods:
+            quotas: tuple[float, ...] = (self.global_quota if method in _GLOBAL else self.quota,)
+            if method == "loki":
+                quotas += self.loki_quotas
+            for quota in quotas:
+                found[f"{method}_q{quota:g}" if method in ROW_STRATEGIES else method] = (method, quota)
+        return found
+
+    def _positions(self, run: Run, model: nn.Module, prompts: list[list[int]]) -> dict[str, Positions]:
+        """Return the rows of each row method by its name with the quota, and save them."""
+        chosen = {name: one for name, one in self._trained().items() if one[0] in ROW_STRATEGIES}
+        if not chosen:
+            return {}
+        # Random rows need no attribution but the numbers of layers and rows.
+        attributions = self.attributions(run, model, prompts) if self.needs_attributions else no_attributions(model)
+        found: dict[str, Positions] = {}
+        for name, (method, quota) in chosen.items():
+            if method in _FROM_FILE and self.positions == "released":
+                of_model = self.model.rstrip("/").rpartition("/")[2]
+                found[name] = load_positions(locate(f"loki/pos_json/{of_model}/{quota:g}.json.gz"))
+            elif method in _FROM_FILE and self.positions != "kva":
+                found[name] = load_positions(self.positions)
+            else:
+                rng = run.rng("random rows")
+                found[name] = select_rows(attributions, quota, strategy=ROW_STRATEGIES[method], rng=rng)
+            save_positions(run.dir / f"positions_{name}.json", found[name])
+        return found
+
+    def _method_model(
+        self,
+        run: Run,
+        base: nn.Module,
+        method: str,
+        quota: float,
+        rows: Positions | None,
+        prompts: list[list[int]],
+    ) -> nn.Module:
+        model = copy.deepcopy(base).to(run.device)
+
+        def preserve() -> None:
+            for prompt in prompts[:: max(len(prompts) // _PRESERVED_PROMPTS, 1)][:_PRESERVED_PROMPTS]:
+                model(input_ids=torch.tensor([prompt], device=run.device), use_cache=False)
+
+        with seeded(run, f"adapter/{method}"):
+            return method_model(
+                method,
+                model,
+                rows=rows,
+                quota=quota,
+                r=self.lora_r,
+                alpha=self.lora_alpha,
+                loki_r=self.loki_lora_r,
+                preserve=preserve,
+            )
+
+    def _scores(
+        self, run: Run, model: nn.Module, held_out: Sequence[Sequence[Message]], tokenizer: Any
+    ) -> dict[str, float]:
+        """Return how a model does at the task and at the benchmarks; the latter by their own names, in percent.
+
+        The model's weights become float32, which changes none of them, so that all models are scored alike.
+        """
+        model.float()
+        with self.scoring(run):
+            found = {"loss": dialogue_loss(model, held_out, tokenizer)} | self._task_scores(model, held_out, tokenizer)
+            return found | benchmark_scores(
+                model, tokenizer, self.benchmarks, limit=self.benchmark_limit, batch_size=self.benchmark_batch
+            )
+
+    def _task_scores(self, model: nn.Module, held_out: Sequence[Sequence[Message]], tokenizer: Any) -> dict[str, float]:
+        found: dict[str, float] = {}
+        if self.task == "reranker":
+            found |= {f"reranker/{key}": value for key, value in pair_scores(model, tokenizer, held_out).items()}
+        if self.beir is not None:
+            candidates = None if self.candidates is None else load_run(self.candidates, depth=self.depth)
+            scores = retrieval_scores(model, tokenizer, load_beir(self.beir), candidates, queries=self.queries)
+            found |= {f"beir/{key}": value for key, value in scores.items()}
+        for category in self.bfcl:
+            items = load_bfcl(category)[: self.bfcl_limit]
+            prompts = [bfcl_messages(item) for item in items]
+            answers = greedy_answers(model, tokenizer, prompts, max_new_tokens=self.max_new_tokens)
+            found[f"bfcl/{category}"] = 100 * answer_accuracy(answers, items)
+            found[f"bfcl/{category}/n"] = float(len(items))
+        return found
 
     def _dialogues(self, run: Run) -> tuple[list[list[Message]], DataKind]:
         rng = run.rng("dialogues")
         number = None if self.samples is None else self.samples + self.held_out
         if self.dataset is None:
-            return _generated_pairs(number or 1000, rng), "synthetic"
+            return generated_pairs(number or 1000, rng), "synthetic"
+        import datasets  # takes a second, and generated pairs do without
+
         rows = datasets.load_dataset(self.dataset, split="train")
         order = rng.permutation(len(rows))[:number]
         return [toolace_messages(rows[int(index)]) for index in order], "real"
-
-    def _task_scores(
-        self, model: nn.Module, held_out: Sequence[Sequence[Message]], tokenizer: Any, when: str
-    ) -> dict[str, float]:
-        found = {f"loss/{when}": _loss(model, held_out, tokenizer)}
-        if self.task == "reranker":
-            found |= {f"reranker/{key}/{when}": value for key, value in _reranking(model, held_out, tokenizer).items()}
-        return found
 
     def _batches(self, run: Run, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[ResumableBatches, int]:
         """Return batches of (ids, labels), and the number of rows they are drawn from."""
@@ -208,14 +265,14 @@ class Implanting:
         )
         return batches, len(learnt)
 
-    def _train(self, run: Run, model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> None:
+    def _train(self, run: Run, model: Any, name: str, rate: float, rows: Sequence[tuple[list[int], list[int]]]) -> None:
         if self.checkpointing:  # transformers 5 has the first name
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         batches, num_rows = self._batches(run, rows)
         steps = max(self.epochs * num_rows // self.batch_size, 1)
         trained = [one for one in model.parameters() if one.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
         learner = Supervised(
             model.train(),
             answer_loss,
@@ -227,99 +284,5 @@ class Implanting:
             accumulation=self.accumulation,
             clip_norm=1.0,
         )
-        run.fit(learner, steps, name="implanting", log_every=10)
+        run.fit(learner, steps, name=name, log_every=10)
         model.eval()
-
-
-def benchmark_scores(model: Any, tokenizer: Any, tasks: Sequence[str], *, limit: int | None = None) -> dict[str, float]:
-    """Return the metric in `METRICS` of each task of lm-evaluation-harness in percent; no tasks, no scores.
-
-    Prompts go through the chat template. The paper used OpenCompass, whose prompts give other absolute scores: compare
-    relative degradation only. `humaneval` runs code that the model writes, which its metric does only where the
-    environment has HF_ALLOW_CODE_EVAL=1.
-
-    Raises:
-        ImportError: lm-evaluation-harness, the extra `benchmarks`, is not installed.
-        KeyError: the installed version has no such metric.
-    """
-    if not tasks:
-        return {}
-    try:
-        import lm_eval
-        from lm_eval.models.huggingface import HFLM
-    except ImportError as error:
-        raise ImportError(
-            "benchmarks needs lm-evaluation-harness: pip install 'iclr-repro[benchmarks]', or set benchmarks=[]"
-        ) from error
-    found = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer),
-        tasks=list(tasks),
-        limit=limit,
-        apply_chat_template=True,
-        confirm_run_unsafe_code=True,
-    )
-    return {task: 100 * _metric_of(found["results"], task) for task in tasks}
-
-
-def _metric_of(results: dict[str, dict[str, Any]], task: str) -> float:
-    if METRICS[task] not in results[task]:
-        raise KeyError(f"{task}: lm-evaluation-harness gave no {METRICS[task]!r} but {', '.join(results[task])}")
-    return float(results[task][METRICS[task]])
-
-
-@torch.no_grad()
-def _loss(model: nn.Module, dialogues: Sequence[Sequence[Message]], tokenizer: Any) -> float:
-    """Return the mean over dialogues of the loss in nats of the assistant's tokens."""
-    losses = []
-    device = next(model.parameters()).device
-    for dialogue in dialogues:
-        ids, labels = (torch.tensor([part], device=device) for part in encode_dialogue(dialogue, tokenizer))
-        losses.append(float(model(input_ids=ids, labels=labels, use_cache=False).loss))
-    return float(np.mean(losses))
-
-
-@torch.no_grad()
-def _reranking(model: nn.Module, dialogues: Sequence[Sequence[Message]], tokenizer: Any) -> dict[str, float]:
-    """Return the share of held-out pairs with the right digit most probable, and how the two scores do.
-
-    mean_error: of the expected label. contrast: the second score, its sign turned for labels below 4, so that higher is
-    better; pairs labelled 4 count as 0.
-    """
-    labels = [tokenizer(label, add_special_tokens=False)["input_ids"][0] for label in RERANKER_LABELS]
-    device = next(model.parameters()).device
-    right, errors, contrasts = [], [], []
-    for dialogue in dialogues:
-        text = tokenizer.apply_chat_template(list(dialogue[:-1]), add_generation_prompt=True, tokenize=False)
-        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=device)
-        p = model(input_ids=ids, use_cache=False).logits[0, -1, labels].float().softmax(dim=-1).tolist()
-        true = int(dialogue[-1]["content"])
-        right.append(int(np.argmax(p)) + 1 == true)
-        errors.append(abs(reranker_score(p) - true))
-        contrasts.append(np.sign(true - 4) * reranker_contrast(p))
-    return {
-        "accuracy": float(np.mean(right)),
-        "mean_error": float(np.mean(errors)),
-        "contrast": float(np.mean(contrasts)),
-    }
-
-
-def _generated_pairs(number: int, rng: np.random.Generator) -> list[list[Message]]:
-    """Pairs of three-symbol queries and six-symbol texts, label 1 + 2 x overlap (sheet 6.1, `rank`)."""
-    made = []
-    for _ in range(number):
-        symbols = rng.permutation(16)
-        query, shared = symbols[:3], int(rng.integers(4))
-        text = rng.permutation(np.concatenate([query[:shared], symbols[3 : 9 - shared]]))
-        words = [" ".join(chr(97 + symbol) for symbol in part) for part in (query, text)]
-        made.append(reranker_messages(words[0], words[1], 1 + 2 * shared))
-    return made
-
-
-def _generated_questions(number: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Sums with four answers, in the form of MMLU."""
-    made = []
-    for _ in range(number):
-        a, b = rng.integers(50, size=2)
-        choices = [str(a + b + shift) for shift in (0, 1, 2, 3)]
-        made.append({"subject": "sums", "question": f"What is {a} + {b}?", "choices": choices, "answer": 0})
-    return made

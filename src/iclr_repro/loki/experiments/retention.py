@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -12,27 +12,16 @@ from transformers import get_constant_schedule_with_warmup
 
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.loop import History
+from iclr_repro.core.metriclog import Record
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
 from iclr_repro.loki import figures
-from iclr_repro.loki.baselines import baseline_model, with_adapter
-from iclr_repro.loki.config import LokiConfig
 from iclr_repro.loki.experiments._world import InTinyWorld, Pretrained, answer_loss, row_batches, seeded
+from iclr_repro.loki.methods import METHODS, ROW_STRATEGIES, method_model
 from iclr_repro.loki.metrics import pareto_front
 from iclr_repro.loki.selection import Positions, select_rows
 from iclr_repro.loki.tinyworld import accuracy, skill_accuracies, training_rows
 
-# Row methods: which strategy gives the rows.
-ROW_STRATEGIES: dict[str, Any] = {
-    "loki": "layer_balanced",
-    "random": "random",
-    "high": "high",
-    "abs_low": "abs_low",
-    "global_low": "global_low",
-    "global_high": "global_high",
-    "loki_lora": "layer_balanced",
-}
-METHODS = ("full", "lora", "dora", "pissa", "corda", *ROW_STRATEGIES)
 _LEARNT = 0.98  # target accuracy at which a run of the grid has nothing more to learn
 _CORDA_PROMPTS = 240
 
@@ -56,25 +45,24 @@ class Retention(InTinyWorld):
 
     quota: float = parameter("q of the row methods", low=0.0, high=100.0, unit="%")
     methods: tuple[str, ...] = parameter("what is compared", choices=METHODS)
-    tuned: tuple[str, ...] = parameter("those that are also run at the other learning rates", choices=METHODS)
-    learning_rates: tuple[float, ...] = parameter("the grid, the same for all tuned methods", low=0.0)
+    learning_rates: tuple[float, ...] = parameter("the grid, the same for all methods", low=0.0)
     equal_rate: float = parameter("the rate of the comparison at equal rates", low=0.0)
     steps: int = parameter("updates of a fine-tuning", low=1)
     batch_size: int = parameter("samples of an update", low=1)
     warmup: int = parameter("updates until the rate is constant", low=0)
     evaluate_every: int = parameter("updates between evaluations of the target", low=1)
-    forgetting_every: int = parameter("updates between evaluations of the skills, before the target is learnt", low=1)
+    forgetting_every: int = parameter(
+        "updates between evaluations of the skills; they are also evaluated where the target is learnt", low=1
+    )
     matched_accuracy: float = parameter("target accuracy at which methods are compared", low=0.0, high=1.0)
     lora_r: int = parameter("rank of the low-rank baselines", low=1)
     lora_alpha: float = parameter("their updates are scaled by alpha / r", low=0.0)
     loki_lora_r: int = parameter("rank of LoKI + LoRA", low=1)
 
     def __post_init__(self) -> None:
-        """Refuse rates and methods that would never be compared."""
+        """Refuse rates that would never be compared."""
         if self.equal_rate not in self.learning_rates:
             raise ValueError(f"equal_rate {self.equal_rate:g} is not in learning_rates: add it to the grid")
-        if missing := [name for name in self.tuned if name not in self.methods]:
-            raise ValueError(f"tuned has {missing[0]!r}, which is not in methods")
 
     def run(self, run: Run) -> Result:
         """Pretrain, attribute, fine-tune each method at each rate."""
@@ -88,7 +76,7 @@ class Retention(InTinyWorld):
         metrics |= {"n": self.num_entities, "pretrained/n": self.test_samples}
         checkpoints: list[Checkpoint] = []
         for method in self.methods:
-            for rate in self.learning_rates if method in self.tuned else (self.equal_rate,):
+            for rate in self.learning_rates:
                 found, parameters = self._fine_tuned(run, pretrained, rows.get(method), method, rate)
                 checkpoints += found
             metrics[f"{method}/parameters"] = parameters
@@ -106,7 +94,7 @@ class Retention(InTinyWorld):
             metrics=metrics,
             tables={"equal_rate": equal, "matched_accuracy": matched, "checkpoints": table.set_index("method")},
             figures={
-                "pareto": figures.pareto(fronts, tuned=self.tuned),
+                "pareto": figures.pareto(fronts),
                 "learning": figures.learning(table, self.equal_rate),
             },
             data="synthetic",
@@ -118,12 +106,12 @@ class Retention(InTinyWorld):
         return last[["accuracy", "forgetting", "clipped", "without_wino"]]
 
     def _matched(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Of each tuned method the checkpoint with the least forgetting among the first of each rate that is good.
+        """Of each method the checkpoint with the least forgetting among the first of each rate that is good.
 
         A method that is good at no rate has `reached` 0 and no other value.
         """
         rows = {}
-        for method in self.tuned:
+        for method in self.methods:
             of_method = table[(table["method"] == method) & (table["accuracy"] >= self.matched_accuracy)]
             if of_method.empty:
                 rows[method] = {"reached": 0.0}
@@ -157,11 +145,15 @@ class Retention(InTinyWorld):
             clip_norm=1.0,
         )
 
+        stage = f"{method}-{rate:g}"
+
         def evaluate() -> dict[str, float]:
             model.eval()
             found = {"accuracy": accuracy(model, targets)}
             step = learner.batches.position
-            if step % self.forgetting_every == 0 or step == self.steps or found["accuracy"] >= self.matched_accuracy:
+            best = max(_accuracies(run.loop.metrics.records(stage)), default=-1.0)
+            is_first = any(best < level <= found["accuracy"] for level in (self.matched_accuracy, _LEARNT))
+            if is_first or step % self.forgetting_every == 0 or step == self.steps:
                 found |= _lost(pretrained, model)
             model.train()
             return found
@@ -172,7 +164,7 @@ class Retention(InTinyWorld):
         history = run.fit(
             learner,
             self.steps,
-            name=f"{method}-{rate:g}",
+            name=stage,
             evaluate=evaluate,
             eval_every=self.evaluate_every,
             log_every=10,
@@ -182,12 +174,6 @@ class Retention(InTinyWorld):
 
     def _adapted(self, run: Run, pretrained: Pretrained, rows: Positions | None, method: str) -> nn.Module:
         model = pretrained.copy()
-        if rows is not None:
-            rank = self.loki_lora_r if method == "loki_lora" else None
-            config = LokiConfig(
-                active_pos=rows, lora_r=rank, lora_alpha=2.0 * (rank or 1), task_type="CAUSAL_LM", quota=self.quota
-            )
-            return with_adapter(model, config)
         prompts = (
             self.probe_prompts(run, pretrained, _CORDA_PROMPTS // len(pretrained.tests)) if method == "corda" else []
         )
@@ -196,7 +182,15 @@ class Retention(InTinyWorld):
             for prompt in prompts:
                 model(input_ids=torch.tensor([prompt], device=run.device), use_cache=False)
 
-        return baseline_model(method, model, r=self.lora_r, alpha=self.lora_alpha, preserve=preserve)  # type: ignore[arg-type]
+        return method_model(
+            method,
+            model,
+            rows=rows,
+            r=self.lora_r,
+            alpha=self.lora_alpha,
+            loki_r=self.loki_lora_r,
+            preserve=preserve,
+        )
 
 
 def _lost(pretrained: Pretrained, model: nn.Module) -> dict[str, float]:
@@ -205,6 +199,10 @@ def _lost(pretrained: Pretrained, model: nn.Module) -> dict[str, float]:
     found = {"forgetting": whole.average, "clipped": whole.clipped}
     found["without_wino"] = pretrained.forgetting(accuracies, without=("wino",)).average
     return found | {f"skill/{skill}": value for skill, value in accuracies.items()}
+
+
+def _accuracies(records: Sequence[Record]) -> list[float]:
+    return [record["metrics"]["accuracy"] for record in records if record["kind"] == "evaluate"]
 
 
 def _checkpoints(history: History, method: str, rate: float) -> list[Checkpoint]:

@@ -14,7 +14,7 @@ from iclr_repro.core.rundir import Run
 from iclr_repro.loki import figures
 from iclr_repro.loki.experiments._world import InTinyWorld, Pretrained
 from iclr_repro.loki.selection import Positions, select_rows, selection_counts
-from iclr_repro.loki.stability import overlap, selection_stability
+from iclr_repro.loki.stability import crowding, overlap, selection_stability
 from iclr_repro.loki.suppression import SETS, suppress_rows, suppression_report
 from iclr_repro.loki.tinyworld import skill_accuracies
 
@@ -65,13 +65,10 @@ class LayerBalance(InTinyWorld):
         """Select globally and by layer, count, suppress."""
         pretrained = self.pretrained(run)
         attributions = self.attributions(run, pretrained)
-        by_layer = {
-            end: [len(rows) for rows in select_rows(attributions, self.crowding_quota, strategy=strategy)]
-            for end, strategy in _ENDS.items()
-        }
+        by_layer, correlation = crowding(attributions, self.crowding_quota)
         metrics: dict[str, float] = {"n": self.test_samples, "probes/n": len(attributions)}
-        if all(np.ptp(counts) > 0 for counts in by_layer.values()):
-            metrics["crowding/pearson_r"] = float(np.corrcoef(by_layer["high"], by_layer["low"])[0, 1])
+        if correlation is not None:
+            metrics["crowding/pearson_r"] = correlation
         for end, counts in by_layer.items():
             metrics |= {f"crowding/{end}/layer{layer}": count for layer, count in enumerate(counts)}
         selections = {name: select_rows(attributions, self.quota, strategy=strategy) for name, strategy in SETS.items()}

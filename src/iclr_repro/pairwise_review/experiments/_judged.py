@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.stats
 
+from iclr_repro.core.experiment import ParameterError
 from iclr_repro.core.language_model import load_language_model
+from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review.bradley_terry import BradleyTerryFit, fit_bradley_terry
 from iclr_repro.pairwise_review.judges import TextJudge, TextRegression
 from iclr_repro.pairwise_review.judging import Judge
 from iclr_repro.pairwise_review.language_judge import LanguageModelJudge, Reading
+from iclr_repro.pairwise_review.measures import area_shift, bootstrap_means
 from iclr_repro.pairwise_review.papers import Paper
-from iclr_repro.pairwise_review.prompts import load_template
+from iclr_repro.pairwise_review.prompts import Answering, load_template
 from iclr_repro.pairwise_review.schedule import Order, schedule_pairs
+from iclr_repro.pairwise_review.selection import select_top, select_top_by_area
 from iclr_repro.pairwise_review.simulator import SimulatedPapers, judge_pairs, rate_papers, simulate_papers
 
 N_HELP = "papers of a venue"
 M_HELP = "comparisons of a paper, m = 2 M / n"
 PENALTY_HELP = "lambda of the Bradley-Terry fit"
 ACCEPT_HELP = "accepted share K / n"
+
+TRAIT_PENALTY = 1.0
+"""Of the regression on traits: the strengths beside them are N(0, 1) in the simulator."""
 
 HUMAN_NOISE = 1.0
 """Of the simulated human decision, in standard deviations of quality: ours, the sheet has none."""
@@ -92,11 +102,64 @@ def simulate(
     return Simulation(papers, merit, first, second, won, reviews, human)
 
 
+def citation_curve(
+    run: Run,
+    citations: np.ndarray,
+    scores: Mapping[int, np.ndarray],
+    k: int,
+    *,
+    ids: Sequence[str] | None = None,
+    draws: int = 2000,
+) -> dict[int, np.ndarray]:
+    """Return, for each budget, [draws] mean citations of its top k, resampled over these papers (Fig. 2)."""
+    return {
+        budget: bootstrap_means(
+            citations[select_top(score, k, ids=ids)], rng=run.rng(f"bootstrap/{budget}"), draws=draws
+        )
+        for budget, score in scores.items()
+    }
+
+
+def control_areas(
+    found: Measurements,
+    areas: Sequence[str | int],
+    score: np.ndarray,
+    selected: np.ndarray,
+    human: np.ndarray,
+    *,
+    name: str,
+    ids: Sequence[str] | None = None,
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Select inside each area as many papers as humans did (Fig. 4), and note how far each set shifts the areas.
+
+    Returns:
+        the controlled selection, and the shift of each area in the selection without control.
+    """
+    controlled = select_top_by_area(score, areas, Counter(areas[index] for index in human), ids=ids)
+    shifts = {one: area_shift(areas, members, human) for one, members in ((name, selected), ("controlled", controlled))}
+    for one, shift in shifts.items():
+        found.add(f"{one}/area/largest_shift", float(shift["shift"].abs().max()))
+    counts = shifts["controlled"]["shift"] * shifts["controlled"]["n"]
+    found.add("controlled/area/largest_difference", float(np.abs(np.rint(counts)).max()))
+    return controlled, shifts[name]
+
+
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
     """Return the rank correlation, NaN if one side is constant."""
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return float("nan")
     return float(scipy.stats.spearmanr(one, other).statistic)
+
+
+def check_judge(spec: str) -> None:
+    """Refuse the name of a judge that `make_judge` does not know.
+
+    Raises:
+        ParameterError: it has another form.
+    """
+    backend, _, name = spec.partition(":")
+    if spec not in ("text", "untrained") and (backend not in ("hf", "local", "openai") or not name):
+        raise ParameterError(f"judge must be text, untrained, hf:<name>, local:<name> or openai:<name>, got {spec!r}")
 
 
 def make_judge(
@@ -106,7 +169,9 @@ def make_judge(
     *,
     train: Sequence[Paper],
     reading: Reading,
-    options: dict[str, Any],
+    options: Mapping[str, Any],
+    answers: Path | None = None,
+    answering: Answering = "text",
     swap: bool = False,
 ) -> tuple[Judge, Any]:
     """Make the judge that a configuration names, and the language model behind it (None without one).
@@ -117,12 +182,15 @@ def make_judge(
         run: its device and folder are used.
         train: papers that the text judge learns from.
         reading: how papers are shown.
-        options: of `load_language_model` for an endpoint, and "answers", the file of answers.
+        options: of `load_language_model` for an endpoint.
+        answers: file of a language model's answers; None keeps one in the run's folder.
+        answering: how a language model of "local:" or "openai:" answers; the others answer by next token.
         swap: ask both orders.
 
     Raises:
-        ValueError: another form.
+        ParameterError: another form.
     """
+    check_judge(spec)
     backend, _, name = spec.partition(":")
     if spec == "text":
         return TextJudge(TextRegression.fit(train), papers), None
@@ -132,11 +200,7 @@ def make_judge(
         if backend == "untrained":
             return HFJudge.untrained(seed=run.seed, reading=reading, swap=swap), None
         return HFJudge.from_pretrained(name, device=run.device, reading=reading, swap=swap), None
-    if backend not in ("local", "openai") or not name:
-        raise ValueError(f"judge must be text, untrained, hf:<name>, local:<name> or openai:<name>, got {spec!r}")
     system = load_template(reading.template_version).system_message(reading.venue)
-    answers = options.pop("answers") or run.dir / "answers.sqlite"
-    if backend == "local":
-        options = {"device": run.device}
-    model = load_language_model(spec, cache=answers, system=system, **options)
-    return LanguageModelJudge(model, reading=reading, answering="text", swap=swap), model
+    used = {"device": run.device} if backend == "local" else options
+    model = load_language_model(spec, cache=answers or run.dir / "answers.sqlite", system=system, **used)
+    return LanguageModelJudge(model, reading=reading, answering=answering, swap=swap), model

@@ -162,6 +162,7 @@ class Cost:
     price_input: float = parameter("dollars per million input tokens (batched)", low=0)
     price_output: float = parameter("dollars per million output tokens (batched)", low=0)
     tokens_per_call: float = parameter("input tokens of a comparison that the paper's bill implies", low=0)
+    tokens_per_answer: float = parameter("output tokens of a comparison", low=0)
 
     def run(self, run: Run) -> Result:
         """Compute; nothing is asked."""
@@ -171,7 +172,7 @@ class Cost:
             bill = price(
                 calls,
                 self.tokens_per_call,
-                1,
+                self.tokens_per_answer,
                 price_per_million_input=self.price_input,
                 price_per_million_output=self.price_output,
             )
@@ -191,6 +192,7 @@ class Cost:
             first,
             second,
             reading=Reading(venue="CoRL 2023"),
+            output_tokens=self.tokens_per_answer,
             price_per_million_input=self.price_input,
             price_per_million_output=self.price_output,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +14,19 @@ from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review import figures
 from iclr_repro.pairwise_review.audit import trait_regression
 from iclr_repro.pairwise_review.counts import count_pairs
-from iclr_repro.pairwise_review.experiments._judged import ACCEPT_HELP, M_HELP, N_HELP, PENALTY_HELP, simulate, spearman
+from iclr_repro.pairwise_review.experiments._judged import (
+    ACCEPT_HELP,
+    M_HELP,
+    N_HELP,
+    PENALTY_HELP,
+    TRAIT_PENALTY,
+    citation_curve,
+    control_areas,
+    simulate,
+    spearman,
+)
 from iclr_repro.pairwise_review.law import predicted_correlation
 from iclr_repro.pairwise_review.measures import (
-    area_shift,
-    bootstrap_means,
     gini,
     impact,
     institution_counts,
@@ -34,11 +41,8 @@ from iclr_repro.pairwise_review.rating import break_ties, meta_scores, tie_share
 from iclr_repro.pairwise_review.selection import (
     fill_tiers,
     select_top,
-    select_top_by_area,
 )
 
-_TRAIT_PENALTY = 1.0
-"""Of the regression on traits: the strengths beside them are N(0, 1) in the simulator."""
 _TIERS = {"oral": 0.05, "spotlight": 0.2}  # of the accepted, the rest are posters; ours
 
 
@@ -167,17 +171,11 @@ class Selection:
         for tier, members in fill_tiers(best, sizes).items():
             found.add(f"{headline}/{tier}/log_mean", impact(papers.citations, members).log_mean)
         found.add("n", self.n)
-        curve = {
-            budget: bootstrap_means(
-                papers.citations[select_top(scores[f"pairwise/m{budget}"], k)],
-                rng=run.rng(f"bootstrap/{budget}"),
-            )
-            for budget in self.budgets
-        }
+        curve = citation_curve(run, papers.citations, {budget: fit.beta for budget, fit in fits.items()}, k)
         levels = {name: rows[name]["mean"] for name in ("rating", "human", "random")}
         return found.result(
             tables={"selection": pd.DataFrame(rows).T.rename_axis("rule")},
-            figures={"citations": figures.citations_by_budget(curve, levels)},
+            figures={"citations": figures.citations_by_budget(curve, levels, venue="simulated venue", per_paper=True)},
         )
 
 
@@ -250,7 +248,7 @@ class SelectionBias:
         # What the biased judge rewards besides quality, and the ranking without it.
         traits = pd.DataFrame({"novelty_trait": papers.novelty_trait, "prestige": papers.prestige})
         counts = count_pairs(self.n, simulation.first, simulation.second, simulation.won)
-        rewarded, debiased = trait_regression(counts, traits, penalty=_TRAIT_PENALTY)
+        rewarded, debiased = trait_regression(counts, traits, penalty=TRAIT_PENALTY)
         selected["debiased"] = select_top(debiased.beta, k)
         selected["best"] = select_top(papers.quality, k)
         human = select_top(simulation.human, k)
@@ -276,23 +274,14 @@ class SelectionBias:
             nulls[measure] = null
             p, _ = swap_p_value(statistic, selected["biased"], selected["fair"], rng=rng, draws=self.draws)
             found.add(f"biased_minus_fair/{measure}/p_value", p)
-        quota = Counter(papers.area[human].tolist())
-        controlled = select_top_by_area(beta, papers.area.tolist(), quota)
-        shifts = {
-            name: area_shift(papers.area.tolist(), members, human)
-            for name, members in (("biased", selected["biased"]), ("controlled", controlled))
-        }
-        for name, shift in shifts.items():
-            found.add(f"{name}/area/largest_shift", float(shift["shift"].abs().max()))
-        ours, theirs = (np.bincount(papers.area[members], minlength=12) for members in (controlled, human))
-        found.add("controlled/area/largest_difference", float(np.abs(ours - theirs).max()))
+        _, shift = control_areas(found, papers.area.tolist(), beta, selected["biased"], human, name="biased")
         found.add("n", self.n)
         values = {
             measure: {name: float(found.metrics[f"{name}/{measure}"]) for name in ("fair", "biased", "best")}
             for measure in ("novelty", "gini")
         }
         return found.result(
-            tables={"areas": shifts["biased"], "traits": rewarded},
+            tables={"areas": shift, "traits": rewarded},
             figures={"selection_bias": figures.selection_bias(values, nulls)},
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
-from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.experiment import ParameterError, Result, parameter
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review import figures
-from iclr_repro.pairwise_review.audit import cyclic_triads, flip_rate
+from iclr_repro.pairwise_review.audit import cyclic_triads, flip_rate, trait_regression
 from iclr_repro.pairwise_review.bradley_terry import fit_counts
-from iclr_repro.pairwise_review.cost import CostForecast, forecast, forecast_ratings
+from iclr_repro.pairwise_review.cost import CostForecast, forecast, forecast_expected_ratings, forecast_ratings
+from iclr_repro.pairwise_review.counts import PairCounts
 from iclr_repro.pairwise_review.data import (
+    add_full_texts,
     known_citations,
     load_papers,
     mean_ratings,
@@ -26,19 +28,36 @@ from iclr_repro.pairwise_review.data import (
     simulate_text_papers,
 )
 from iclr_repro.pairwise_review.embedding import embed_texts
-from iclr_repro.pairwise_review.experiments._judged import make_judge, spearman
+from iclr_repro.pairwise_review.experiments._judged import (
+    TRAIT_PENALTY,
+    check_judge,
+    citation_curve,
+    control_areas,
+    make_judge,
+    spearman,
+)
 from iclr_repro.pairwise_review.judges import text_reviews
 from iclr_repro.pairwise_review.judging import collect
-from iclr_repro.pairwise_review.language_judge import LanguageModelRater, Reading
+from iclr_repro.pairwise_review.language_judge import (
+    AGAIN_TOKENS,
+    ANSWER_TOKENS,
+    META_TOKENS,
+    REVIEW_TOKENS,
+    LanguageModelRater,
+    Reading,
+    expected_ratings,
+)
 from iclr_repro.pairwise_review.measures import gini as gini_of
 from iclr_repro.pairwise_review.measures import (
     impact,
     institution_counts,
+    nearest_distances,
     novelty,
     overlap,
     swap_p_value,
 )
 from iclr_repro.pairwise_review.papers import Paper, citation_counts, human_choice, tier_sizes
+from iclr_repro.pairwise_review.prompts import Answering
 from iclr_repro.pairwise_review.rating import break_ties, meta_scores, tie_share
 from iclr_repro.pairwise_review.schedule import PairSchedule
 from iclr_repro.pairwise_review.selection import fill_tiers, select_top
@@ -54,10 +73,16 @@ class VenueTable:
 
     data: DataChoice = parameter(DATA_CHOICE)
     papers: str | None = parameter("JSON file of paperlists with the venue; null is CoRL 2023")
+    full_texts: str | None = parameter(
+        "JSON lines with id and text of papers for a language model, cut to `budget`; null for title and abstract"
+    )
     venue: str = parameter("name of the venue, for the prompts")
     num_papers: int | None = parameter("papers at most; null for all", low=20)
     comparisons: int | None = parameter("comparisons; null for all ordered pairs", low=1)
     judge: str = parameter(_JUDGE_HELP)
+    answering: Answering = parameter(
+        "text, or next_token, which adds the expected rating (local: and openai:; hf: is by next token always)"
+    )
     rate: bool = parameter("also run the rating system on the same judge")
     dry_run: bool = parameter("forecast the cost and ask nothing")
     base_url: str | None = parameter("of an OpenAI-compatible endpoint")
@@ -67,40 +92,79 @@ class VenueTable:
     concurrency: int = parameter("requests under way at once", low=1)
     price_input: float = parameter("dollars per million input tokens of an endpoint, not batched", low=0)
     price_output: float = parameter("dollars per million output tokens of an endpoint, not batched", low=0)
-    budget: int = parameter("tokens shown of a manuscript", low=1)
+    answer_tokens: float = parameter("expected in an answer by text, for the forecast", low=0)
+    review_tokens: float = parameter("expected in a review, for the forecast", low=0)
+    budget: int = parameter(
+        "tokens shown of a manuscript: of the model's own tokenizer for hf:, four characters each for others", low=1
+    )
     anonymise: bool = parameter("hide names, affiliations, acknowledgements and URLs")
     swap: bool = parameter("ask both orders of each pair")
     penalty: float = parameter("lambda", low=0)
     draws: int = parameter("bootstrap draws, permutations, and random sets (these at least 100)", low=20)
 
+    def __post_init__(self) -> None:
+        """Refuse a judge that there is not, and full texts for the one that does not read them."""
+        check_judge(self.judge)
+        if self.full_texts is not None and self.judge == "text":
+            raise ParameterError("full_texts are for a language model; the judge `text` reads title and abstract only")
+
     def run(self, run: Run) -> Result:
         """Judge, rank, select the venue's own numbers, and set the sets beside each other."""
         (papers, train), kind = real_or_synthetic(self.data, lambda: self._real(run), lambda: self._synthetic(run))
+        if self.full_texts is not None:
+            papers = add_full_texts(papers, self.full_texts)
         reading = Reading(venue=self.venue, budget=self.budget, blind=self.anonymise)
+        if self.judge.startswith("hf:"):
+            from iclr_repro.pairwise_review.hf_judge import load_token_counter
+
+            reading = replace(reading, count_tokens=load_token_counter(self.judge.removeprefix("hf:")))
         schedule = PairSchedule(len(papers), int(run.rng("pairs").integers(2**62)))
         num = len(schedule) if self.comparisons is None else min(self.comparisons, len(schedule))
         found = Measurements()
         # Whatever could stop the comparison of the sets is found before anything is paid.
         human, tiers = human_choice(papers), tier_sizes(papers)
-        expected = self._forecast(papers, schedule, num, reading)
-        bill = sum(one.cost_usd for one in expected.values())
-        for system, one in expected.items():
+        expected, at_most = self._forecast(papers, schedule, num, reading)
+        bill, most = (sum(one.cost_usd for one in bills.values()) for bills in (expected, at_most))
+        for system, one in (at_most | expected).items():
             for name in ("calls", "input_tokens", "output_tokens", "cost_usd"):
                 found.add_exact(f"forecast/{system}/{name}", getattr(one, name))
         found.add_exact("forecast/cost_usd", bill)
-        run.log.info("%s: %s comparisons by %s, about %.4g dollars", self.venue, f"{num:,}", self.judge, bill)
+        found.add_exact("forecast/cost_usd_at_most", most)
+        run.log.info(
+            "%s: %s comparisons by %s, about %.4g dollars, at most about %.4g",
+            self.venue,
+            f"{num:,}",
+            self.judge,
+            bill,
+            most,
+        )
+        if self.judge != "text":
+            found.add_exact("full_texts/n", sum(paper.text is not None for paper in papers))
+            found.add_exact("truncated/n", sum(reading.is_cut(paper) for paper in papers))
         found.add_exact("n", len(papers))
         found.add_exact("unknown_citations/n", sum(paper.citations is None for paper in papers))
         if self.dry_run:
             return found.result(data=kind)
         judge, model = make_judge(
-            self.judge, papers, run, train=train, reading=reading, options=self._options(), swap=self.swap
+            self.judge,
+            papers,
+            run,
+            train=train,
+            reading=reading,
+            options=self._options(),
+            answers=None if self.answers is None else Path(self.answers),
+            answering=self.answering,
+            swap=self.swap,
         )
         log = self.judgements or (None if self.judge == "text" else run.dir / "judgements.jsonl")
         judged = collect(judge, papers, schedule, num, log=log)
         found.add_exact("judge/is_language_model", float(self.judge.startswith(("hf:", "local:", "openai:"))))
         for name in ("comparisons", "unreadable", "asked_again", "input_tokens", "output_tokens"):
             found.add_exact(f"judge/{name}", float(getattr(judged, name)))
+        if judged.cost_usd is not None:
+            found.add_exact("judge/cost_usd", judged.cost_usd)
+        if self.judge != "text" and judged.asked:
+            found.add_exact("judge/first_just_read", judged.first_just_read / judged.asked)
         for name, measure in (("flip_rate", flip_rate), ("cyclic_triads", cyclic_triads)):
             try:
                 share, number = measure(judged.counts)
@@ -111,15 +175,54 @@ class VenueTable:
                 found.add_exact(f"judge/{name}/n", number)
         scores = {"pairwise": fit_counts(judged.counts.unordered(), penalty=self.penalty).beta}
         if self.rate:
-            ratings = self._ratings(papers, train, model, reading, run)
-            found.add_exact("rating/unusable", float(np.isnan(ratings).sum()))
-            scores["rating"] = np.nan_to_num(ratings, nan=0.0)  # below every rating
+            for name, ratings in self._ratings(papers, train, judge, model, reading, run).items():
+                found.add_exact(f"{name}/unusable", float(np.isnan(ratings).sum()))
+                scores[name] = np.nan_to_num(ratings, nan=0.0)  # below every rating
         scores["human_rating"] = mean_ratings(papers)
-        table = self._compare(papers, scores, human, run, found)
-        tables = {"venue": table}
+        embedding, chosen = embed_texts(papers), np.flatnonzero(human)
+        places = institution_counts([paper.institutions for paper in papers])
+        rewarded, scores["debiased"] = _audit(papers, judged.counts, embedding, places, reading, found)
+        # As much shrunk as the de-biased one, so that the two differ by the traits alone.
+        scores["shrunk"] = fit_counts(judged.counts.unordered(), penalty=TRAIT_PENALTY).beta
+        k, ids, citations = len(chosen), [paper.id for paper in papers], citation_counts(papers)
+        sets = {"human": [chosen]}
+        tables, made = {"traits": rewarded}, {}
+        areas = [paper.area or "none stated" for paper in papers]
+        if any(paper.area for paper in papers):
+            best = select_top(scores["pairwise"], k, ids=ids)
+            controlled, tables["areas"] = control_areas(
+                found, areas, scores["pairwise"], best, chosen, name="pairwise", ids=ids
+            )
+            sets["controlled"] = [controlled]
+            made["areas"] = figures.areas(tables["areas"], venue=self.venue)
+        else:
+            run.log.warning("the list of %s states no area: the control by area is left out", self.venue)
+        table = self._compare(papers, scores, sets, embedding, places, run, found)
+        tables["venue"] = table
+        by_budget = {}
+        for budget in _budgets(num):
+            try:
+                beta = scores["pairwise"]
+                if budget < num:
+                    counts = judged.counts.of_pairs(*schedule.pairs(0, budget)).unordered()
+                    beta = fit_counts(counts, penalty=self.penalty).beta
+                impact(citations, select_top(beta, k, ids=ids))
+            except ValueError as reason:  # the answers are paid for: what they do allow is reported
+                run.log.warning("%s comparisons are left out of the curve: %s", f"{budget:,}", reason)
+            else:
+                by_budget[budget] = beta
+        curve = citation_curve(run, citations, by_budget, k, ids=ids, draws=self.draws)
+        for budget, beta in by_budget.items():
+            mean = impact(citations, select_top(beta, k, ids=ids)).mean
+            found.add_draws(f"pairwise/M{budget}/mean", mean, curve[budget])
+        levels = table["mean"].reindex(_LEVELS).dropna().to_dict()
+        if curve:
+            made["citations"] = figures.citations_by_budget(curve, levels, venue=self.venue, per_paper=False)
         if tiers:
             tables["tiers"] = self._compare_tiers(papers, scores["pairwise"], tiers, found)
-        return found.result(tables=tables, figures={"venue": figures.venue(table)}, data=kind)
+        return found.result(
+            tables=tables, figures={**made, "venue": figures.venue(table.dropna(subset=["mean"]))}, data=kind
+        )
 
     def _real(self, run: Run) -> tuple[list[Paper], list[Paper]]:
         # The one paper of CoRL 2023 whose citations are unknown is not among the paper's 198; other venues keep them.
@@ -144,61 +247,74 @@ class VenueTable:
             "max_concurrency": self.concurrency,
             "price_per_million_input": self.price_input,
             "price_per_million_output": self.price_output,
-            "answers": None if self.answers is None else Path(self.answers),
         }
 
     def _forecast(
         self, papers: Sequence[Paper], schedule: PairSchedule, num: int, reading: Reading
-    ) -> dict[str, CostForecast]:
+    ) -> tuple[dict[str, CostForecast], dict[str, CostForecast]]:
+        """What each system should cost, and what it costs at most, with answers as long as their limits."""
         first, second = schedule.pairs(0, num)
-        by_text = self.judge.startswith(("openai:", "local:"))
+        endpoint = self.judge.startswith(("openai:", "local:"))
+        by_text = endpoint and self.answering == "text"
         paid = float(self.judge.startswith("openai:"))  # the others run here
         prices: dict[str, Any] = {
             "price_per_million_input": paid * self.price_input,
             "price_per_million_output": paid * self.price_output,
         }
-        expected = {}
-        if self.rate and by_text:
-            expected["ratings"] = forecast_ratings(papers, reading=reading, review_tokens=_REVIEW_TOKENS, **prices)
-        expected["comparisons"] = forecast(
-            papers,
-            first,
-            second,
-            reading=reading,
-            answering="text" if by_text else "next_token",
-            output_tokens=100.0 if by_text else 1.0,
-            swap=self.swap,
-            **prices,
-        )
-        return expected
+        expected, at_most = {}, {}
+        if self.rate and endpoint:
+            ratings: dict[str, Any] = {"reading": reading, **prices}
+            expected["ratings"] = forecast_ratings(papers, review_tokens=self.review_tokens, **ratings)
+            at_most["ratings"] = forecast_ratings(
+                papers, review_tokens=REVIEW_TOKENS, meta_tokens=META_TOKENS, **ratings
+            )
+            if not by_text:
+                expected["expected_ratings"] = forecast_expected_ratings(papers, **ratings)
+                at_most["expected_ratings"] = expected["expected_ratings"]
+        pairs: dict[str, Any] = {"first": first, "second": second, "reading": reading, "swap": self.swap, **prices}
+        if by_text:
+            expected["comparisons"], at_most["comparisons"] = (
+                forecast(papers, **pairs, answering="text", output_tokens=tokens)
+                for tokens in (self.answer_tokens, ANSWER_TOKENS)
+            )
+            at_most["asked_again_at_most"] = forecast(
+                papers, **pairs, answering="text", output_tokens=AGAIN_TOKENS, again=True
+            )
+        else:
+            expected["comparisons"] = at_most["comparisons"] = forecast(papers, **pairs, answering="next_token")
+        return expected, at_most
 
     def _ratings(
-        self, papers: Sequence[Paper], train: Sequence[Paper], model: Any, reading: Reading, run: Run
-    ) -> np.ndarray:
+        self, papers: Sequence[Paper], train: Sequence[Paper], judge: Any, model: Any, reading: Reading, run: Run
+    ) -> dict[str, np.ndarray]:
+        """The rating system, and by next token the expected rating; a model that writes no text has the latter only."""
         if self.judge == "text":
-            return meta_scores(text_reviews(train, papers, rng=run.rng("reviews")))
+            return {"rating": meta_scores(text_reviews(train, papers, rng=run.rng("reviews")))}
         if model is None:
-            raise ValueError(f"judge={self.judge} only compares: set rate=false, or use local:<name> or openai:<name>")
-        return LanguageModelRater(model, reading=reading).rate(papers).final
+            return {"rating_expected": judge.expected_ratings(papers)}
+        ratings = {"rating": LanguageModelRater(model, reading=reading).rate(papers).final}
+        if self.answering == "next_token":
+            ratings["rating_expected"] = expected_ratings(model, papers, reading=reading)
+        return ratings
 
     def _compare(
         self,
         papers: Sequence[Paper],
         scores: dict[str, np.ndarray],
-        human: np.ndarray,
+        sets: dict[str, list[np.ndarray]],
+        embedding: np.ndarray,
+        places: np.ndarray,
         run: Run,
         found: Measurements,
     ) -> pd.DataFrame:
-        """What humans chose, beside sets of the same size by each rule."""
+        """What humans chose and other given sets, beside sets of the same size by each rule."""
         citations, ids = citation_counts(papers), [paper.id for paper in papers]
         known = ~np.isnan(citations)
-        chosen, k = np.flatnonzero(human), int(human.sum())
-        embedding = embed_texts(papers)
-        places = institution_counts([paper.institutions for paper in papers])
+        chosen = sets["human"][0]
+        k = len(chosen)
         measures = {"novelty": lambda members: novelty(embedding, members)}
         if places.any():
             measures["gini"] = lambda members: gini_of(places[members].sum(axis=0))
-        sets = {"human": [chosen]}
         for name, score in scores.items():
             sets[name] = break_ties(score, k, rng=run.rng(f"ties/{name}"), draws=20)
             found.add(f"{name}/tie_share", tie_share(score, k))
@@ -221,8 +337,9 @@ class VenueTable:
                     found.add_draws(f"{name}/{field}", value, [getattr(impact(one), field) for one in samples])
                 else:
                     found.add(f"{name}/{field}", value)
-        if "rating" in sets:
-            self._add_difference(found, citations, sets, run)
+        for name in ("rating", "rating_expected"):
+            if name in sets:
+                self._add_difference(found, citations, sets, run, name)
         best = select_top(scores["pairwise"], k, ids=ids)
         for measure, statistic in measures.items():
             p, _ = swap_p_value(statistic, best, chosen, rng=run.rng(f"swap/{measure}"), draws=self.draws)
@@ -248,13 +365,13 @@ class VenueTable:
         return pd.DataFrame(by_tier).T.rename_axis("tier")
 
     def _add_difference(
-        self, found: Measurements, citations: np.ndarray, sets: dict[str, list[np.ndarray]], run: Run
+        self, found: Measurements, citations: np.ndarray, sets: dict[str, list[np.ndarray]], run: Run, other: str
     ) -> None:
         """Mean citations of the two systems' sets, resampled over all papers; the rating's over its tie-breaks."""
         n, rng = len(citations), run.rng("bootstrap/difference")
         share = {
             name: np.mean([np.isin(np.arange(n), members) for members in sets[name]], axis=0)
-            for name in ("pairwise", "rating")
+            for name in ("pairwise", other)
         }
         counts = rng.multinomial(n, np.full(n, 1 / n), size=self.draws)
         known = np.where(np.isnan(citations), 0.0, citations)
@@ -264,14 +381,46 @@ class VenueTable:
             total = np.asarray(weights @ counted)
             return np.divide(weights @ known, total, out=np.full(total.shape, np.nan), where=total > 0)
 
-        draws = mean(counts * share["pairwise"]) - mean(counts * share["rating"])
-        value = float(mean(share["pairwise"]) - mean(share["rating"]))
+        draws = mean(counts * share["pairwise"]) - mean(counts * share[other])
+        value = float(mean(share["pairwise"]) - mean(share[other]))
         if not np.isnan(value):
-            found.add_draws("pairwise_minus_rating/mean", value, draws)
+            found.add_draws(f"pairwise_minus_{other}/mean", value, draws)
 
 
+_LEVELS = ("human", "rating", "rating_expected", "random")
 _IMPACT = ("mean", "median", "log_mean")
-_REVIEW_TOKENS = 400.0  # ours, for forecasts
+
+
+def _budgets(num: int) -> list[int]:
+    """10^3, 10^3.5, ... (Fig. 2) below `num`, and `num`."""
+    steps = [round(10 ** (3 + index / 2)) for index in range(12)]
+    return [*(step for step in steps if step < num), num]
+
+
+def _audit(
+    papers: Sequence[Paper],
+    counts: PairCounts,
+    embedding: np.ndarray,
+    places: np.ndarray,
+    reading: Reading,
+    found: Measurements,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Which traits the judge rewards, and the strengths without them; traits that do not vary are left out."""
+    words = [len(reading.show(paper).split()) for paper in papers]
+    traits = pd.DataFrame(
+        {
+            "length": np.log1p(words),
+            # Papers in the list of the institution that has most.
+            "prestige": np.log1p((places * places.sum(axis=0)).max(axis=1, initial=0)),
+            "novelty": nearest_distances(embedding, np.arange(len(papers)), pool="all"),
+        }
+    )
+    traits = traits.loc[:, np.ptp(traits.to_numpy(), axis=0) > 1e-9]
+    rewarded, fit = trait_regression(counts, traits, penalty=TRAIT_PENALTY)
+    for trait, row in rewarded.iterrows():
+        value, half = float(row["coefficient"]), 1.96 * float(row["standard_error"])
+        found.add(f"judge/coefficient/{trait}", value, (value - half, value + half))
+    return rewarded, fit.beta
 
 
 def _resampled(sets: list[np.ndarray], rng: np.random.Generator, draws: int) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ from iclr_repro.reactivation_rnn.experiments.head_direction import HeadDirection
 from iclr_repro.reactivation_rnn.experiments.real_behaviour import RealBehaviour
 from iclr_repro.reactivation_rnn.experiments.spatial import Spatial
 from iclr_repro.reactivation_rnn.experiments.theory import Langevin, Theory
+from iclr_repro.reactivation_rnn.experiments.variants import Variants
 
 __all__ = [
     "CommonStart",
@@ -17,4 +18,5 @@ __all__ = [
     "ScoreAlignment",
     "Spatial",
     "Theory",
+    "Variants",
 ]

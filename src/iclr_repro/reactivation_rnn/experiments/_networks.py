@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,6 @@ _TRAINING_SOURCES = (
     "experiments/_networks",
 )
 LEAK = 0.2  # dt / tau, table A.1
-EVALUATIONS = 8  # of the test loss during a training
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class OfNavigation:
     batch_size: int = parameter("B, trajectories of an update", low=1)
     num_steps: int = parameter("T of a training trajectory", low=2)
     updates: int = parameter("of a training", low=1)
+    eval_every: int = parameter("updates between tests during a training (100: paper)", low=1)
     learning_rate: float = parameter("of Adam; the largest of one_cycle", low=0.0)
     schedule: Schedule = parameter("of the learning rate: constant (paper) or one_cycle")
     sigma_step: float = parameter("noise of a step of noisy training, sigma sqrt(dt)", low=0.0)
@@ -110,8 +111,25 @@ class OfNavigation:
         return cells.to(run.device)
 
     def tests(self, run: Run, behaviour: str, num: int) -> Trajectories:
-        """Return the seed's first `num` test trajectories of a behaviour; call it once a run and behaviour."""
-        return simulate_navigation(num, self.num_steps, rng=run.rng(f"test/{behaviour}"), arena=self.arena(behaviour))
+        """Return the seed's test trajectories of a behaviour; call it once a run and behaviour.
+
+        The first `trajectories` are the same whatever `num` is, so that all experiments test networks on the same ones;
+        those beyond them are draws of their own.
+        """
+        first, beyond = (
+            simulate_navigation(max(1, many), self.num_steps, rng=run.rng(stream), arena=self.arena(behaviour))
+            for stream, many in (
+                (f"test/{behaviour}", self.trajectories),
+                (f"test/{behaviour}/beyond", num - self.trajectories),
+            )
+        )
+        if num == self.trajectories:
+            return first
+        return Trajectories(
+            np.concatenate([first.start, beyond.start])[:num],
+            np.concatenate([first.inputs, beyond.inputs], axis=1)[:, :num],
+            np.concatenate([first.targets, beyond.targets], axis=1)[:, :num],
+        )
 
     def untrained(self, run: Run, name: str) -> Network:
         """Return a network as it is before training; all of one architecture and seed start from the same weights."""
@@ -124,7 +142,8 @@ class OfNavigation:
         with seeded(run):
             if kind.gated:
                 return NoisyGRU(2, self.num_units, self.num_cells, **options).to(run.device)
-            return NoisyRNN(2, self.num_units, self.num_cells, bias=self.bias, **options).to(run.device)
+            options |= {"bias": self.bias, "compiled": compiles(run.device)}
+            return NoisyRNN(2, self.num_units, self.num_cells, **options).to(run.device)
 
     def trained(
         self,
@@ -151,7 +170,6 @@ class OfNavigation:
             return simulate_navigation(num, self.num_steps, rng=rng, arena=self.arena(behaviour))
 
         recipe = {f.name: getattr(self, f.name) for f in dataclasses.fields(OfNavigation)}
-        recipe.pop("trajectories")
         return trained_network(
             run,
             name,
@@ -163,6 +181,7 @@ class OfNavigation:
             learning_rate=self.learning_rate,
             schedule=self.schedule,
             updates=self.updates,
+            eval_every=self.eval_every,
             recipe=recipe if draw is None else None,
         )
 
@@ -179,18 +198,20 @@ def trained_network(
     learning_rate: float,
     schedule: Schedule,
     updates: int,
+    eval_every: int,
     recipe: dict[str, Any] | None,
 ) -> Trained:
     """Train a network, or take it from the folder of trained networks of this `runs_dir`, where that has it.
 
-    Several experiments look at the same networks. What is kept is found by its recipe, seed, device, versions of torch
-    and of the code that trains, so that a network from there is the one that training would give, bit for bit. Without
-    a recipe nothing is kept, nor by a run without a folder for checkpoints (a test).
+    Several experiments look at the same networks. What is kept is found by its recipe, seed, device, versions of numpy,
+    torch and the code that trains, so that a network from there is the one that training would give, bit for bit, and
+    its test losses are those that this training would have measured. Without a recipe nothing is kept, nor by a run
+    without a folder for checkpoints (a test).
     """
     folder = None
     if recipe is not None and run.loop.checkpoints is not None:
         sources = {key: value for key, value in _sources().items() if key.startswith("core/") or _trains(key)}
-        device = [run.device.type, torch.get_num_threads(), torch.__version__]
+        device = [run.device.type, torch.get_num_threads(), torch.__version__, np.__version__, compiles(run.device)]
         folder = run.dir.parents[3] / ".networks" / sha256_of_json([name, recipe, run.seed, device, sources])[:16]
         for _, state in load_checkpoints(folder, run.log) if folder.is_dir() else []:
             network.load_state_dict(state["network"])
@@ -204,16 +225,15 @@ def trained_network(
         learning_rate=learning_rate,
         schedule=schedule,
         steps=updates,
-        generator=run.torch_rng(f"noise/{name}"),
+        generator=noise_generator(run, f"noise/{name}"),
     )
 
     def evaluate() -> dict[str, float]:
         found = active_run(network, cells, test, generator=run.torch_rng(f"evaluation/{name}"))
-        return {"test_loss": found.loss or 0.0, "error": decoding_error(found.decoded, test.targets)}
+        assert found.loss is not None
+        return {"test_loss": found.loss, "error": decoding_error(found.decoded, test.targets)}
 
-    history = run.fit(
-        learner, updates, name=name, evaluate=evaluate, eval_every=max(1, updates // EVALUATIONS), log_every=20
-    )
+    history = run.fit(learner, updates, name=name, evaluate=evaluate, eval_every=eval_every, log_every=20)
     kinds = ("test_loss", "error")
     curve = np.array(
         [history.steps(kinds[0], kind="evaluate"), *(history.values(each, kind="evaluate") for each in kinds)]
@@ -223,12 +243,40 @@ def trained_network(
     return Trained(network, cells, curve)
 
 
+def noise_generator(run: Run, name: str) -> torch.Generator:
+    """Return a generator of the noise of training that draws where the run computes; on a CPU the stream itself."""
+    stream = run.torch_rng(name)
+    if run.device.type == "cpu":
+        return stream
+    return torch.Generator(run.device).manual_seed(stream.initial_seed())
+
+
+def check_nets(nets: Sequence[str], *, noisy: bool = False) -> None:
+    """Refuse a choice of networks with which nothing can be measured.
+
+    Args:
+        nets: names of `KINDS`.
+        noisy: whether one of them must be trained with noise.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not any(KINDS[name].noisy or not noisy for name in nets):
+        expected = "one that is trained with noise, e.g. nt_u" if noisy else "at least one"
+        raise ValueError(f"nets: got {list(nets)}, expected {expected}")
+
+
 def decoding_error(decoded: np.ndarray, targets: np.ndarray) -> float:
     """Return the mean distance of decoded and true values over steps and trajectories; of bearings, the short way."""
     off = decoded - targets
     if off.shape[-1] == 1:
         return float(np.abs(wrap_angle(off)).mean())
     return float(np.linalg.norm(off, axis=-1).mean())
+
+
+def compiles(device: torch.device) -> bool:
+    """Return whether vanilla networks are trained by a compiled scan there: on a GPU with Triton."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.reactivation_rnn import figures
-from iclr_repro.reactivation_rnn.alignment import alignment, state_density
+from iclr_repro.reactivation_rnn.alignment import alignment, contraction, state_density
 from iclr_repro.reactivation_rnn.analysis import (
     autocorrelation_time,
     diffusion_exponent,
@@ -20,12 +21,13 @@ from iclr_repro.reactivation_rnn.analysis import (
     step_distances,
 )
 from iclr_repro.reactivation_rnn.density import KernelDensity, RaisedDensity, jittered, kl_divergence, thinned
-from iclr_repro.reactivation_rnn.experiments._networks import KINDS, OfNavigation, Trained
-from iclr_repro.reactivation_rnn.experiments.spatial import JITTER_M, SIDE_M, density_of
+from iclr_repro.reactivation_rnn.experiments._networks import KINDS, OfNavigation, Trained, check_nets
+from iclr_repro.reactivation_rnn.experiments.spatial import JITTER_M, MOTION_LAG, SIDE_M, density_of, motion
 from iclr_repro.reactivation_rnn.quiescence import active_run, quiescent_run
 from iclr_repro.reactivation_rnn.replay import Replay, replay_run
 from iclr_repro.reactivation_rnn.trajectories import Trajectories
 
+_SHORTEST = 10  # steps of a run from a common start
 _LAGS = [1, 2, 5, 10, 20, 50, 100, 200]
 _COMMON_FACTOR = 20_000 ** (-1 / 6)  # bandwidth factor of both densities of C15
 
@@ -37,6 +39,10 @@ class _OfTrained(OfNavigation):
     nets: tuple[str, ...] = parameter("networks", choices=["nt_u", "dt_u", "nt_b", "dt_b"])
     kde_points: int = parameter("of a pool that a density is estimated from", low=10)
     kl_samples: int = parameter("of a KL estimate", low=10)
+
+    def __post_init__(self) -> None:
+        """Refuse a run without a network."""
+        check_nets(self.nets)
 
     def networks(self, run: Run) -> tuple[dict[str, Trained], dict[str, Trajectories]]:
         """Return the trained networks, and the test trajectories of their behaviours."""
@@ -55,9 +61,18 @@ class CommonStart(_OfTrained):
     windows: tuple[int, ...] = parameter("boundaries in steps of the windows whose density is compared", low=0)
 
     def __post_init__(self) -> None:
-        """Refuse windows that are none."""
+        """Refuse windows that are none, or a run that is too short to speak of motion."""
+        super().__post_init__()
+        if self.num_steps <= MOTION_LAG:
+            raise ValueError(
+                f"num_steps: got {self.num_steps}, expected more than the {MOTION_LAG} that motion is judged over"
+            )
         if len(self.windows) < 2 or list(self.windows) != sorted(set(self.windows)):
             raise ValueError(f"windows: got {list(self.windows)}, expected at least two boundaries, ascending")
+        if self.windows[-1] < _SHORTEST:
+            raise ValueError(
+                f"windows: got {list(self.windows)}, expected the last boundary at {_SHORTEST} steps or later"
+            )
 
     def run(self, run: Run) -> Result:
         """Start all quiescent runs at the centre and compare each window of time with the own active distribution."""
@@ -69,6 +84,7 @@ class CommonStart(_OfTrained):
             test = tests[KINDS[name].behaviour]
             active = active_run(net.network, net.cells, test, generator=run.torch_rng(f"active/{name}")).decoded
             p = self._density(active, rng)
+            motion(found, f"{name}/{{}}_active", active)
             decoded = quiescent_run(
                 net.network,
                 net.cells,
@@ -81,7 +97,8 @@ class CommonStart(_OfTrained):
                 q = self._density(decoded[first:last], rng)
                 nats.append(kl_divergence(q, p, rng=rng, num_samples=self.kl_samples))
                 found.add(f"{name}/kl/steps_{first}_{last}", nats[-1])
-            found.add(f"{name}/kl_late", nats[-1])
+                if last - first > MOTION_LAG:
+                    motion(found, f"{name}/{{}}/steps_{first}_{last}", decoded[first:last])
             lags = [lag for lag in _LAGS if lag < len(decoded) // 2]
             displacements[name] = np.array(lags), mean_squared_displacement(decoded, lags)
             exponent = diffusion_exponent(decoded, lags)
@@ -106,18 +123,25 @@ class CommonStart(_OfTrained):
 class ScoreAlignment(_OfTrained):
     """Whether the drift follows the score of the waking states, and what other temperatures do (10.1, 10.2)."""
 
-    components: int = parameter("principal components in which the score is estimated", low=2)
+    components: int = parameter("principal components in which the score is estimated", low=3)
     probes: int = parameter("states at which drift and score are compared", low=10)
+    contraction_steps: tuple[int, ...] = parameter("after which the rest of a perturbation is measured", low=1)
     temperatures: tuple[float, ...] = parameter("variance factors c", low=0.01)
     temperature_steps: int = parameter("of a quiescent run", low=10)
 
+    def __post_init__(self) -> None:
+        """Refuse more components than units, and temperatures of networks without noise."""
+        check_nets(self.nets, noisy=True)
+        if self.components > self.num_units:
+            raise ValueError(f"components: got {self.components}, expected at most num_units, {self.num_units}")
+
     def run(self, run: Run) -> Result:
-        """Compare drifts with scores; run at several temperatures and compare with p^(2/c)."""
+        """Compare drifts with scores, perturb, run at several temperatures and compare with p^(2/c)."""
         found = Measurements()
         nets, tests = self.networks(run)
         networks = {name: net.network for name, net in nets.items()}
         networks["untrained"] = self.untrained(run, next(iter(self.nets)))
-        fields = {}
+        fields, left = {}, {}
         for name, network in networks.items():
             cells = next(iter(nets.values())).cells
             test = tests[KINDS[name].behaviour] if name in nets else next(iter(tests.values()))
@@ -126,17 +150,33 @@ class ScoreAlignment(_OfTrained):
             ).hidden
             assert hidden is not None
             density = state_density(hidden, num_components=self.components, rng=run.rng(f"states/{name}"))
+            found.add(f"{name}/kernel_width", density.width)
             measured = alignment(
                 network, density, num=self.probes, sigma_step=self.sigma_step, rng=run.rng(f"probes/{name}")
             )
             for quantity, value in measured.metrics().items():
                 found.add(f"{name}/{quantity}", value)
             fields[name] = measured.plane()
+            left[name] = contraction(
+                network,
+                density,
+                num=self.probes,
+                length=math.sqrt(2 * self.num_units) * self.sigma_step,
+                steps=self.contraction_steps,
+                rng=run.rng(f"perturbations/{name}"),
+            )
+            for kind, ratios in left[name].items():
+                for steps, ratio in zip(self.contraction_steps, ratios, strict=True):
+                    found.add(f"{name}/contraction_{kind}/{steps}", float(ratio))
         table = self._temperatures(run, found, nets, tests)
         found.add("n", self.probes)
         return found.result(
             tables={"temperatures": table},
-            figures={"vector_fields": figures.vector_fields(fields), "temperatures": figures.temperatures(table)},
+            figures={
+                "vector_fields": figures.vector_fields(fields),
+                "contraction": figures.contraction(self.contraction_steps, left),
+                "temperatures": figures.temperatures(table),
+            },
         )
 
     def _temperatures(
@@ -184,6 +224,9 @@ class ReplayDynamics(_OfTrained):
 
     def __post_init__(self) -> None:
         """Refuse dynamics that do not exist."""
+        super().__post_init__()
+        if not self.dynamics:
+            raise ValueError("dynamics: got none, expected at least one, e.g. base: {}")
         for name, options in self.dynamics.items():
             try:
                 Replay(**options)

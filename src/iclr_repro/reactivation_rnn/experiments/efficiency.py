@@ -17,7 +17,7 @@ from iclr_repro.reactivation_rnn import figures
 from iclr_repro.reactivation_rnn.baselines import plain_training_step, scipy_pdf
 from iclr_repro.reactivation_rnn.cells import PlaceCells
 from iclr_repro.reactivation_rnn.density import KernelDensity
-from iclr_repro.reactivation_rnn.experiments._networks import seeded
+from iclr_repro.reactivation_rnn.experiments._networks import compiles, noise_generator, seeded
 from iclr_repro.reactivation_rnn.networks import NoisyRNN
 from iclr_repro.reactivation_rnn.training import PathIntegration
 from iclr_repro.reactivation_rnn.trajectories import simulate_navigation
@@ -53,6 +53,8 @@ class Efficiency:
             found.add(f"{name}/speedup", speedups[name])
             found.add(f"{name}/speedup_over_lean_loop", seconds[2] / seconds[0])
             found.add(f"{name}/steps_per_s", 1 / seconds[0])
+            if compiles(run.device):
+                found.add(f"{name}/steps_per_s_compiled", 1 / seconds[3])
         walking = time_in_turn(
             lambda: simulate_navigation(self.batch, self.num_steps, rng=run.rng("walk")), repeats=self.repeats
         )[0]
@@ -65,22 +67,29 @@ class Efficiency:
     def _training_steps(
         self, run: Run, num_units: int, num_cells: int, batch_size: int
     ) -> tuple[Callable[[], object], ...]:
-        """One update of ours, of a loop in the authors' style and of a lean loop, each with fresh trajectories."""
-        rng, generator = run.rng("train"), run.torch_rng("noise")
+        """One update of ours, of a loop in the authors' style, of a lean loop, each with fresh trajectories.
+
+        On a GPU also one of ours with the compiled scan.
+        """
+        rng = run.rng("train")
+        generator = noise_generator(run, "noise")  # as in every training; the loops have the same
         cells = PlaceCells.uniform(num_cells, rng=rng).to(run.device)
         with seeded(run):
             networks = [NoisyRNN(2, num_units, num_cells).to(run.device) for _ in range(3)]
-        learner = PathIntegration(
-            networks[0],
-            cells,
-            lambda num: simulate_navigation(num, self.num_steps, rng=rng),
-            batch_size=batch_size,
-            learning_rate=_LEARNING_RATE,
-            schedule="constant",
-            steps=1,
-            generator=generator,
-            batches_a_draw=1,  # so that every step timed pays for its own
-        )
+            compiled = [NoisyRNN(2, num_units, num_cells, compiled=True).to(run.device)] * compiles(run.device)
+
+        def ours(network: NoisyRNN) -> Callable[[], object]:
+            return PathIntegration(
+                network,
+                cells,
+                lambda num: simulate_navigation(num, self.num_steps, rng=rng),
+                batch_size=batch_size,
+                learning_rate=_LEARNING_RATE,
+                schedule="constant",
+                steps=1,
+                generator=generator,
+                batches_a_draw=1,  # so that every step timed pays for its own
+            ).step
 
         def plain(network: NoisyRNN, *, official_style: bool) -> Callable[[], float]:
             optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
@@ -93,7 +102,8 @@ class Efficiency:
 
             return step
 
-        return learner.step, plain(networks[1], official_style=True), plain(networks[2], official_style=False)
+        loops = [plain(networks[1], official_style=True), plain(networks[2], official_style=False)]
+        return ours(networks[0]), *loops, *map(ours, compiled)
 
     def _kl(self, run: Run, found: Measurements) -> np.ndarray:
         """Both densities of a KL at the points of evaluation."""
@@ -107,6 +117,8 @@ class Efficiency:
             repeats=self.repeats,
         )
         found.add("kl/speedup", seconds[1] / seconds[0])
-        ours, reference = KernelDensity(q).pdf(at, single=True), scipy_pdf(q, at)
-        found.add_exact("kl/difference", float(np.abs(ours / reference - 1).max()))
+        off = [
+            np.abs(KernelDensity(points).pdf(at, single=True) / scipy_pdf(points, at) - 1).max() for points in (q, p)
+        ]
+        found.add_exact("kl/difference", float(max(off)))
         return np.asarray(seconds[1] / seconds[0])

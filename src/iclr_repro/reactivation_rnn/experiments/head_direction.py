@@ -17,9 +17,11 @@ from iclr_repro.reactivation_rnn.analysis import (
     bearing_kl,
     cumulative_variance,
     output_variance,
+    reach,
+    smooth_share,
 )
 from iclr_repro.reactivation_rnn.cells import BearingCode, HeadDirectionCells
-from iclr_repro.reactivation_rnn.experiments._networks import decoding_error, seeded, trained_network
+from iclr_repro.reactivation_rnn.experiments._networks import compiles, decoding_error, seeded, trained_network
 from iclr_repro.reactivation_rnn.networks import NoiseLaw, NoisyRNN
 from iclr_repro.reactivation_rnn.quiescence import active_run, quiescent_run
 from iclr_repro.reactivation_rnn.training import Schedule
@@ -27,6 +29,8 @@ from iclr_repro.reactivation_rnn.trajectories import Trajectories, simulate_head
 
 _LEAK = 0.5  # dt / tau, table A.2
 _RING_STEPS = 200  # first quiescent steps, of the radius
+_LONGEST, _LAG = 1.0, 10  # rad, of a turn that is no leap: over four standard deviations; steps of `reach` (C17)
+_LEAST_BEARINGS = 360
 _BIASED = {"unbiased": False, "counter_clockwise": True}
 
 
@@ -40,14 +44,30 @@ class HeadDirection:
     batch_size: int = parameter("B, trajectories of an update", low=1)
     num_steps: int = parameter("T of a trajectory", low=2)
     updates: int = parameter("of a training", low=1)
+    eval_every: int = parameter("updates between tests during a training (100: paper)", low=1)
     learning_rate: float = parameter("of Adam; the largest of one_cycle", low=0.0)
     schedule: Schedule = parameter("of the learning rate: constant (paper) or one_cycle")
     sigma_step: float = parameter("noise of a step, sigma sqrt(dt)", low=0.0)
     noise_law: NoiseLaw = parameter("gaussian (paper) or uniform_official (the authors' code)")
     bearing_code: BearingCode = parameter("peak (the authors' code) or density (Eq. 21)")
     trajectories: int = parameter("of the test set, and of a quiescent run", low=4)
-    histogram_steps: int = parameter("of the quiescent run whose bearings are counted", low=10)
-    turn_steps: int = parameter("of the quiescent run whose turns are measured (Fig. C.5)", low=10)
+    histogram_steps: int = parameter("of the quiescent run whose bearings are counted", low=2 * (_LAG + 2))
+    turn_steps: int = parameter("of the quiescent run whose turns are measured (Fig. C.5)", low=_LAG + 2)
+    active_turn_steps: int = parameter("first steps of the active run whose turns are measured", low=_LAG + 2)
+
+    def __post_init__(self) -> None:
+        """Refuse behaviours that are none, turns beyond the run, and too few bearings for a histogram."""
+        if not self.behaviours:
+            raise ValueError(f"behaviours: got none, expected one or more of {', '.join(_BIASED)}")
+        if self.active_turn_steps > self.num_steps:
+            raise ValueError(
+                f"active_turn_steps: got {self.active_turn_steps}, expected at most num_steps, {self.num_steps}"
+            )
+        if (bearings := self.trajectories * self.num_steps) < _LEAST_BEARINGS:
+            raise ValueError(
+                f"trajectories: {self.trajectories} of {self.num_steps} steps are {bearings} bearings, "
+                f"expected at least {_LEAST_BEARINGS}: ten a bin of the histogram"
+            )
 
     def run(self, run: Run) -> Result:
         """Train a noisy network a behaviour and look at it without input."""
@@ -66,6 +86,7 @@ class HeadDirection:
                     leak=_LEAK,
                     sigma_step=self.sigma_step,
                     noise_law=self.noise_law,
+                    compiled=compiles(run.device),
                 ).to(run.device)
             trained = trained_network(
                 run,
@@ -78,6 +99,7 @@ class HeadDirection:
                 learning_rate=self.learning_rate,
                 schedule=self.schedule,
                 updates=self.updates,
+                eval_every=self.eval_every,
                 recipe=None,
             )
             curves[name] = trained.curve
@@ -106,8 +128,25 @@ class HeadDirection:
                 radii = np.linalg.norm(projected, axis=-1)
                 found.add(f"{name}/radius_{phase}", float(radii.mean()))
                 found.add(f"{name}/radius_cv_{phase}", float(radii.std() / radii.mean()))
-            for phase, angles in (("active", awake), ("quiescent", resting[: self.turn_steps])):
+            common = quiescent_run(
+                network,
+                cells,
+                np.zeros_like(test.start),
+                self.histogram_steps,
+                generator=run.torch_rng(f"common/{name}"),
+            ).decoded[self.histogram_steps // 2 :, :, 0]
+            found.add(f"{name}/bearing_kl_common_start", bearing_kl(common, awake))
+            moving = {
+                "active": awake[: self.active_turn_steps],
+                "quiescent": resting[: self.turn_steps],
+                "common_start": common,
+            }
+            for phase, angles in moving.items():
                 turns = angular_steps(angles)
+                found.add(f"{name}/turn_length_{phase}", float(np.abs(turns).mean()))
+                found.add(f"{name}/smooth_share_{phase}", smooth_share(np.abs(turns), longest=_LONGEST))
+                far = np.abs(angular_steps(angles, lag=_LAG))
+                found.add(f"{name}/reach_{phase}", reach(np.abs(turns), far))
                 found.add(f"{name}/turn_mean_{phase}", float(turns.mean()))
                 found.add(f"{name}/turn_std_{phase}", float(turns.std()))
             bearings[name] = {"active": awake, "quiescent": resting[:_RING_STEPS]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import Result, parameter
@@ -12,14 +13,15 @@ from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.reactivation_rnn import figures
 from iclr_repro.reactivation_rnn.analysis import step_distances
+from iclr_repro.reactivation_rnn.cells import PlaceCells
 from iclr_repro.reactivation_rnn.data import Path2D, load_sargolini, synthetic_path
 from iclr_repro.reactivation_rnn.density import kl_divergence, kl_from_uniform, scott_factor
-from iclr_repro.reactivation_rnn.experiments._networks import OfNavigation, decoding_error
+from iclr_repro.reactivation_rnn.experiments._networks import OfNavigation, check_nets, decoding_error
 from iclr_repro.reactivation_rnn.experiments.spatial import SIDE_M, density_of
 from iclr_repro.reactivation_rnn.quiescence import active_run, quiescent_run
 from iclr_repro.reactivation_rnn.trajectories import Trajectories
 
-_SYNTHETIC_POINTS = 6000
+_PATH_POINTS = 6000  # of the recording, and of a path in place of it
 _STARTS = ("test", "uniform", "centre")
 _BLOCK_WINDOWS, _EVERY = 5, 5  # every fifth block of the path, five windows long, is for tests: no point is in both
 
@@ -34,11 +36,21 @@ class RealBehaviour(OfNavigation):
     kde_points: int = parameter("of a pool that a density is estimated from", low=10)
     kl_samples: int = parameter("of a KL estimate", low=10)
 
+    def __post_init__(self) -> None:
+        """Refuse a run without a network, and windows of which a path does not hold enough."""
+        check_nets(self.nets)
+        longest = _PATH_POINTS // (_BLOCK_WINDOWS * _EVERY) - 1
+        if self.num_steps > longest:
+            raise ValueError(
+                f"num_steps: got {self.num_steps}, expected at most {longest}: every {_EVERY}th block of "
+                f"{_BLOCK_WINDOWS} windows is for tests, and a path has about {_PATH_POINTS} points"
+            )
+
     def run(self, run: Run) -> Result:
         """Train on four fifths of the path, test on the rest, compare quiescent positions with the active ones."""
         found = Measurements()
         path, kind = real_or_synthetic(
-            self.data, load_sargolini, lambda: synthetic_path(_SYNTHETIC_POINTS, rng=run.rng("path"))
+            self.data, load_sargolini, lambda: synthetic_path(_PATH_POINTS, rng=run.rng("path"))
         )
         cells = self.cells(run)
         training, testing = self._split(path)
@@ -46,6 +58,7 @@ class RealBehaviour(OfNavigation):
         simulated = self.tests(run, "u", self.trajectories)
         uniform = run.rng("starts").uniform(-SIDE_M / 2, SIDE_M / 2, size=test.start.shape)
         starts = dict(zip(_STARTS, (test.start, uniform, np.zeros_like(uniform)), strict=True))
+        read = _read(cells, run.rng("uniform").uniform(-SIDE_M / 2, SIDE_M / 2, size=test.targets.shape))
         rng = run.rng("kl")
         decoded = {}
         for name in self.nets:
@@ -75,6 +88,8 @@ class RealBehaviour(OfNavigation):
                 if start == "uniform":
                     decoded[f"{name} quiescent"] = late
             found.add(f"{name}/kl/uniform_box", kl_from_uniform(p, side_m=SIDE_M, rng=rng, num_samples=self.kl_samples))
+            q = density_of(read, num=self.kde_points, rng=rng, num_pool=active.shape[0] * active.shape[1])
+            found.add(f"{name}/kl/uniform_read", kl_divergence(q, p, rng=rng, num_samples=self.kl_samples))
             q = density_of(simulated.targets, num=self.kde_points, rng=rng)
             found.add(f"{name}/kl/simulated", kl_divergence(q, p, rng=rng, num_samples=self.kl_samples))
         found.add("bandwidth_factor", scott_factor(test.targets.shape[0] * test.targets.shape[1], 2))
@@ -96,3 +111,9 @@ class RealBehaviour(OfNavigation):
         starts = starts[starts // block == (starts + self.num_steps) // block]
         testing = starts // block % _EVERY == _EVERY - 1
         return starts[~testing], starts[testing]
+
+
+def _read(cells: PlaceCells, positions: np.ndarray) -> np.ndarray:
+    """Positions as a perfect network would say them: through the place cells and the decoder."""
+    code = cells.encode(torch.from_numpy(positions.astype(np.float32)).to(cells.centers.device))
+    return cells.decode(code).cpu().numpy().astype(np.float64)

@@ -17,6 +17,8 @@ from iclr_repro.reactivation_rnn.analysis import (
     cumulative_variance,
     jump_fraction,
     output_variance,
+    reach,
+    smooth_share,
     step_distances,
 )
 from iclr_repro.reactivation_rnn.density import (
@@ -31,6 +33,7 @@ from iclr_repro.reactivation_rnn.experiments._networks import (
     KINDS,
     OfNavigation,
     Trained,
+    check_nets,
     decoding_error,
 )
 from iclr_repro.reactivation_rnn.quiescence import Recording, active_run, quiescent_run
@@ -39,7 +42,8 @@ from iclr_repro.reactivation_rnn.trajectories import Trajectories
 SIDE_M = 2.2
 JITTER_M = 1e-4  # where a network stands still (sheet 2.6)
 _STEP_STEPS = 100  # of the step distances (Fig. C.4)
-_RING_ACTIVE, _RING_QUIESCENT = slice(50, 100), slice(500, 1000)  # C4
+LONGEST_M, MOTION_LAG = 0.2, 10  # of a step that is no jump; in steps, of `reach` (C16)
+_RING_ACTIVE, _RING_QUIESCENT = 100, slice(500, 1000)  # active steps, of which the second half, and quiescent (C4, C16)
 _SHOWN = 12  # trajectories in a figure
 _COMPONENTS = 10
 
@@ -59,11 +63,16 @@ class Spatial(OfNavigation):
     kl_samples: int = parameter("of a KL estimate", low=10)
 
     def __post_init__(self) -> None:
-        """Refuse a run that is too short for what is measured on it."""
+        """Refuse a run that is too short for what is measured on it, and one without a noisy network."""
+        check_nets(self.nets, noisy=True)  # the untrained control has its noise
         if self.variance_steps < max(self.kl_steps, self.variance_dropped + 2):
             raise ValueError(
                 f"variance_steps: got {self.variance_steps}, expected at least kl_steps, {self.kl_steps}, "
                 f"and more than variance_dropped, {self.variance_dropped}"
+            )
+        if self.num_steps <= MOTION_LAG:
+            raise ValueError(
+                f"num_steps: got {self.num_steps}, expected more than the {MOTION_LAG} that motion is judged over"
             )
 
     def run(self, run: Run) -> Result:
@@ -137,6 +146,7 @@ class Spatial(OfNavigation):
         found.add(f"{name}/decoding_distance_weighted", decoding_error(recording.weighted, test.targets))
         found.add(f"{name}/step_active", float(step_distances(recording.decoded).mean()))
         found.add(f"{name}/peak_active", float(recording.peak.mean()))
+        motion(found, f"{name}/{{}}_active", recording.decoded)
         if not KINDS[name].noisy:
             noisy = active_run(
                 net.network,
@@ -163,8 +173,12 @@ class Spatial(OfNavigation):
         late = recording.decoded[self.variance_dropped :, : self.variance_trajectories]
         found.add(f"{name}/step_quiescent", float(step_distances(early).mean()))
         found.add(f"{name}/step_quiescent_median", float(np.median(step_distances(early))))
-        found.add(f"{name}/jump_fraction", jump_fraction(early))
-        found.add(f"{name}/jump_fraction_late", jump_fraction(late))
+        found.add(f"{name}/jump_fraction", jump_fraction(early, longer_than=LONGEST_M))
+        found.add(f"{name}/jump_fraction_late", jump_fraction(late, longer_than=LONGEST_M))
+        motion(found, f"{name}/{{}}_quiescent", early)
+        motion(found, f"{name}/{{}}_late", late)
+        if self.variance_steps >= _RING_QUIESCENT.stop:
+            motion(found, f"{name}/{{}}_settled", recording.decoded[_RING_QUIESCENT, : self.trajectories])
         found.add(f"{name}/variance", output_variance(late))
         found.add(f"{name}/variance_weighted", output_variance(recording.weighted[self.variance_dropped :]))
         found.add(f"{name}/peak_quiescent", float(recording.peak[:_STEP_STEPS].mean()))
@@ -189,7 +203,7 @@ class Spatial(OfNavigation):
         ).decoded
         found.add(f"{other}/step_quiescent", float(step_distances(decoded[:_STEP_STEPS]).mean()))
         found.add(f"{other}/step_quiescent_median", float(np.median(step_distances(decoded[:_STEP_STEPS]))))
-        found.add(f"{other}/jump_fraction", jump_fraction(decoded[:_STEP_STEPS]))
+        found.add(f"{other}/jump_fraction", jump_fraction(decoded[:_STEP_STEPS], longer_than=LONGEST_M))
         return {other: decoded}
 
     def _divergences(
@@ -221,12 +235,13 @@ class Spatial(OfNavigation):
         return density_of(pool_TB2, num=self.kde_points, rng=rng)
 
     def _ring(self, found: Measurements, active: dict[str, Recording], quiescent: dict[str, Recording]) -> None:
-        """Median distance from the centre, active after half of the trajectory, quiescent in steps 500-1000."""
+        """Median distance from the centre: active steps 50-100 (or the second half of fewer), quiescent 500-1000."""
         for name in self.nets:
-            half = slice(self.num_steps // 2, self.num_steps) if self.num_steps < _RING_ACTIVE.stop else _RING_ACTIVE
-            late = quiescent[name].decoded[_RING_QUIESCENT, : self.trajectories]
-            found.add(f"{name}/radius_active", float(np.median(np.linalg.norm(active[name].decoded[half], axis=-1))))
-            if len(late):
+            stop = min(self.num_steps, _RING_ACTIVE)
+            settled = active[name].decoded[stop // 2 : stop]
+            found.add(f"{name}/radius_active", float(np.median(np.linalg.norm(settled, axis=-1))))
+            if self.variance_steps >= _RING_QUIESCENT.stop:
+                late = quiescent[name].decoded[_RING_QUIESCENT, : self.trajectories]
                 found.add(f"{name}/radius_quiescent", float(np.median(np.linalg.norm(late, axis=-1))))
 
     def _principal_components(
@@ -267,6 +282,13 @@ class Profiles:
 
     variances: pd.DataFrame
     projections: dict[str, dict[str, np.ndarray]]
+
+
+def motion(found: Measurements, name: str, decoded_TB2: np.ndarray) -> None:
+    """Measure how positions move, by walking or by jumps, and how far in ten steps, as `name.format(quantity)`."""
+    steps = step_distances(decoded_TB2)
+    found.add(name.format("smooth_share"), smooth_share(steps, longest=LONGEST_M))
+    found.add(name.format("reach"), reach(steps, step_distances(decoded_TB2, lag=MOTION_LAG)))
 
 
 def own_factor(name: str) -> float:
