@@ -117,15 +117,25 @@ def test_a_faulty_client_is_left_out_and_the_weights_renormalised(
     assert message in caplog.text
 
 
-def test_a_late_client_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_late_client_is_left_out(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     def late(update: ClientUpdate) -> ClientUpdate:
         time.sleep(0.2)
         return update
 
     with caplog.at_level(logging.WARNING, "iclr_repro"):
-        result = run(Adder({0: late}), timeout_s=0.1)
+        result = run(Adder({0: late}), engine=engine, timeout_s=0.1)
     assert result.num_clients == [3]
-    assert "client amh is left out: it took 0.2" in caplog.text
+    assert result.parameters["b"] == pytest.approx(np.full(2, (4 + 9 + 16) / 9))
+    name = "client amh" if engine == "embedded" else "node 1"
+    assert f"{name} is left out: it took 0.2" in caplog.text
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_round_leaves_the_start(engine: Engine) -> None:
+    result = run(Adder(), engine=engine, rounds=0)
+    assert all(np.array_equal(result.parameters[name], START[name]) for name in START)
+    assert result.history == []
 
 
 @pytest.mark.parametrize("engine", ENGINES)

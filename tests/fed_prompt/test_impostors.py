@@ -18,17 +18,18 @@ from iclr_repro import command_line
 from iclr_repro.core.claims import Results, claims_of, judge
 from iclr_repro.core.experiment import build
 from iclr_repro.fed_prompt import claims
-from iclr_repro.fed_prompt.experiments import _runs, methods
+from iclr_repro.fed_prompt.experiments import LowResource, _runs, methods
 from iclr_repro.fed_prompt.experiments._runs import WithPrompts
-from iclr_repro.fed_prompt.strategies import FedAvg
+from iclr_repro.fed_prompt.strategies import ClientUpdate, FedAvg
 from iclr_repro.fed_prompt.training import PromptTrainer
 from support import bare_run
 
 HEADLINE = ("C1", "C2", "C4")
 _WORLD: dict[str, Any] = {"num_languages": 12, "synthetic_train": 140, "synthetic_test": 80}
 _CHANGES: dict[str, dict[str, Any]] = {
-    "low_resource": {"n_poor": 4, "n_rich": 64, "rounds": 8, "local_steps": 3, "evaluate_every": 8, "head_draws": 1},
+    "low_resource": {"n_poor": 4, "n_rich": 64, "rounds": 4, "local_steps": 3, "evaluate_every": 4, "head_draws": 1},
     "data_efficiency": {"sizes": [8, 128], "n_poor": 4, "draws": 2},
+    "stability": {"n_poor": 4, "draws": 3},
 }
 
 Metrics = dict[str, dict[str, Any]]
@@ -48,24 +49,64 @@ def verdicts(metrics: Metrics, *ids: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def genuine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metrics]:
+def kept() -> dict[str, Any]:
+    """What stand-ins need of the genuine run: its local runs by name, and all that it found with prompts."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def genuine(tmp_path_factory: pytest.TempPathFactory, kept: dict[str, Any]) -> Iterator[Metrics]:
     """What the method itself measures; the token table is kept for the stand-ins."""
+    of_method, with_prompts = WithPrompts.tuned, LowResource._with_prompts
+
+    def recorded(self: Any, run: Any, name: str, *inputs: Any, share: bool, **options: Any) -> Any:
+        found = of_method(self, run, name, *inputs, share=share, **options)
+        if not share:
+            kept[name] = found
+        return found
+
+    def all_recorded(self: Any, run: Any, task: Any) -> Any:
+        kept["prompts"] = with_prompts(self, run, task)
+        return kept["prompts"]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ICLR_REPRO_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield measured(tmp_path_factory.mktemp("genuine"), *_CHANGES)
+        with pytest.MonkeyPatch.context() as while_measured:
+            while_measured.setattr(WithPrompts, "tuned", recorded)
+            while_measured.setattr(LowResource, "_with_prompts", all_recorded)
+            found = measured(tmp_path_factory.mktemp("genuine"), "low_resource", "data_efficiency")
+        yield found
+
+
+@pytest.fixture
+def idle_clients(genuine: Metrics, kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients return what they are sent, for servers that ignore them; local runs are the genuine ones."""
+    of_method = WithPrompts.tuned
+
+    def tuned(self: Any, run: Any, name: str, *inputs: Any, share: bool, **options: Any) -> Any:
+        return of_method(self, run, name, *inputs, share=share, **options) if share else kept[name]
+
+    def idle(self: Any, client: int, parameters: Any, round: int, *, proximal_mu: float = 0.0) -> ClientUpdate:
+        return ClientUpdate(dict(parameters), num_examples=len(self.clients[client]), loss=0.0)
+
+    monkeypatch.setattr(WithPrompts, "tuned", tuned)
+    monkeypatch.setattr(PromptTrainer, "train", idle)
 
 
 def test_the_method_itself_passes(genuine: Metrics) -> None:
     assert verdicts(genuine) == dict.fromkeys(HEADLINE, "reproduced")
 
 
+@pytest.mark.usefixtures("idle_clients")
 def test_a_server_that_never_learns_fails(genuine: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frozen: what the server sends is what it had, so that everyone is measured with the untrained phi_0."""
     monkeypatch.setattr(FedAvg, "aggregate", lambda self, current, updates: current)
-    found = verdicts({**genuine, **measured(tmp_path, "low_resource", rounds=2, evaluate_every=2)})
+    found = verdicts({**genuine, **measured(tmp_path, "low_resource")})
     assert found["C1"] == "not reproduced"
+    assert found["C2"] == "not reproduced", "local training improves with texts, so that a constant falls behind"
 
 
+@pytest.mark.usefixtures("idle_clients")
 def test_random_parameters_fail(genuine: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def random(self: Any, current: Any, updates: Any) -> Any:
         rng = np.random.default_rng(0)
@@ -89,7 +130,8 @@ def test_shuffled_labels_fail(genuine: Metrics, tmp_path: Path, monkeypatch: pyt
         of_method(self, model, mixed, training, seed=seed)
 
     monkeypatch.setattr(PromptTrainer, "__init__", shuffled)
-    assert verdicts({**genuine, **measured(tmp_path, "low_resource")})["C1"] == "not reproduced"
+    found = verdicts({**genuine, **measured(tmp_path, "low_resource", rounds=2, evaluate_every=2)})
+    assert found["C1"] == "not reproduced"
 
 
 def test_local_training_in_disguise_fails(genuine: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,14 +142,14 @@ def test_local_training_in_disguise_fails(genuine: Metrics, tmp_path: Path, monk
         return of_method(self, *inputs, share=False, **options)
 
     monkeypatch.setattr(WithPrompts, "tuned", alone)
-    found = verdicts({**genuine, **measured(tmp_path, "low_resource")})
+    found = verdicts({**genuine, **measured(tmp_path, "low_resource", rounds=1, evaluate_every=1)})
     assert found["C1"] == "not reproduced"
     assert found["C2"] == "not reproduced"
 
 
 @pytest.mark.parametrize("kind", ["untrained", "random"])
 def test_heads_that_learnt_nothing_fail(
-    kind: str, genuine: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, genuine: Metrics, kept: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
 
@@ -116,8 +158,9 @@ def test_heads_that_learnt_nothing_fail(
         return np.zeros(shape) if kind == "untrained" else rng.normal(size=shape)
 
     monkeypatch.setattr(_runs, "federated_softmax", useless)
-    few_rounds = measured(tmp_path, "low_resource", rounds=1, evaluate_every=1)
-    found = verdicts({**genuine, **few_rounds, **measured(tmp_path, "data_efficiency")}, "C1h", "N1")
+    monkeypatch.setattr(LowResource, "_with_prompts", lambda self, run, task: kept["prompts"])  # not judged here
+    found = verdicts(measured(tmp_path, *_CHANGES), "C1h", "C2h", "C4", "C8h", "N1")
+    assert len(found) == 5
     assert "reproduced" not in found.values()
 
 
@@ -141,7 +184,9 @@ def made_up(track: str, gains: list[float], rich: list[float], spread: float = 0
         found[f"{track}/l{number}/gain_rich"] = other + noise
         found[f"{track}/l{number}/low/local_poor"] = 50 + noise
         found[f"{track}/l{number}/low/federated_poor"] = 50 + noise / 2
+        found[f"{track}/l{number}/low/majority"] = np.full(3, 30.0 + number % 2)
     found[f"{track}/gain_poor"] = np.mean(gains) + noise
+    found[f"{track}/federated_poor"], found[f"{track}/majority"] = np.full(3, 0.5), np.full(3, 0.3)
     found[f"{track}/gain_poor_minus_rich"] = np.mean(gains) - np.mean(rich) + noise
     return found
 
@@ -173,3 +218,30 @@ def test_stability_compares_spreads() -> None:
     for name in [name for name in good if name.endswith("federated_poor")]:
         good[name] = 50 + 2 * (good[name] - 50) * 3
     assert verdicts({"low_resource": good}, "C8") == {"C8": "not reproduced"}
+
+
+def test_a_federation_that_always_says_the_same_is_stable_and_fails() -> None:
+    """Its accuracy does not vary and falls behind local training as texts are added: differences alone would pass."""
+    constant = made_up("prompts", [-5.0] * 16, [-15.0] * 16, 2.0)
+    for name in [name for name in constant if name.endswith("low/federated_poor")]:
+        constant[name] = constant[name.replace("federated_poor", "majority")] - 1e-9
+    assert verdicts({"low_resource": constant}, "C2", "C8") == {"C2": "not reproduced", "C8": "not reproduced"}
+    lucky = made_up("prompts", [5.0] * 16, [1.0] * 16, 0.1)
+    lucky["prompts/federated_poor"] = lucky["prompts/majority"]  # beside local runs that had no time to learn
+    assert verdicts({"low_resource": lucky}, "C1") == {"C1": "not reproduced"}
+    efficiency = {"low/n8/gain": -5.0, "low/n128/gain": -15.0, "low/spearman": -1.0}
+    efficiency |= {"control/gain_with_parallel": -2.0, "control/gain_without_parallel": -8.0}
+    seeds = {name: np.full(3, value) for name, value in efficiency.items()}
+    assert verdicts({"data_efficiency": seeds}, "C4", "N1") == {"C4": "not reproduced", "N1": "not reproduced"}
+    spread = {"low/std/local": 3.0, "low/std/federated": 0.0, "low/accuracy/federated": 0.3, "low/majority": 0.3}
+    seeds = {name: np.full(3, value) for name, value in spread.items()}
+    assert verdicts({"stability": seeds}, "C8h") == {"C8h": "not reproduced"}
+
+
+def test_methods_that_learn_nothing_are_not_compared() -> None:
+    """Prompts that stay untrained are as good divided one way as the other, and full tuning is better than they are."""
+    level = {"full_minus_prompt": 20.0, "iid_minus_non_iid": 0.0, "federated_minus_majority": 0.0}
+    methods = {name: np.array([value, value]) for name, value in level.items()}
+    assert set(verdicts({"methods": methods}, "C6", "C7").values()) == {"not reproduced"}
+    methods["federated_minus_majority"] = np.array([14.0, 15.0])
+    assert set(verdicts({"methods": methods}, "C6", "C7").values()) == {"reproduced"}

@@ -1,6 +1,8 @@
 """The paper's claims as checks C1 to C11 with the sheet's thresholds, its negative control, and ours on speed.
 
 The paper's numbers are those of its abstract and of quotations in its reviews; per-language values were not available.
+A federation that learns nothing could pass where differences of gains or of spreads are judged, or beside short local
+runs: such claims ask in addition that it helps, or that it knows more than the most frequent label.
 """
 
 from __future__ import annotations
@@ -60,15 +62,22 @@ def _number_above_zero(found: dict[str, Values], what: str) -> Check:
 
 
 def _gains_when_poor(r: Results, track: str) -> Check:
-    gain = at_least(r.low_resource[f"{track}/gain_poor"], 2.0)
-    return all_of(gain, _number_above_zero(_languages(r.low_resource, track, "gain_poor"), "a gain"))
+    found = r.low_resource
+    gain = at_least(found[f"{track}/gain_poor"], 2.0)
+    learns = more_than(found[f"{track}/federated_poor"] - found[f"{track}/majority"], 0.0)
+    return all_of(gain, _number_above_zero(_languages(found, track, "gain_poor"), "a gain"), learns)
 
 
 def _gains_more_when_poor(r: Results, track: str) -> Check:
     poor, rich = (_languages(r.low_resource, track, f"gain_{when}") for when in ("poor", "rich"))
     more = {name: poor[name] - rich[name] for name in poor}
     gain = at_least(r.low_resource[f"{track}/gain_poor_minus_rich"], 1.0)
-    return all_of(gain, _number_above_zero(more, "more gain when poor"))
+    helps = more_than(r.low_resource[f"{track}/gain_poor"], 0.0)
+    return all_of(gain, _number_above_zero(more, "more gain when poor"), helps)
+
+
+def _learns(r: Results) -> Check:
+    return more_than(r.methods["federated_minus_majority"], 0.0)
 
 
 @claim(id="C1", headline=True, source="abstract", paper="+6.9 points (NC, XNLI)", scales=_CPU, data="real")
@@ -89,12 +98,13 @@ def xlmr_gains_three_points(r: Results) -> Check:
     found = _languages(r.low_resource, "prompts", "gain_poor")
     share = float(np.mean([value.mean > 0 for value in found.values()]))
     languages = at_least(Values("share of languages that gain", np.array([share]), (share, share)), 0.7)
-    return all_of(at_least(r.low_resource["prompts/gain_poor"], 3.0), languages)
+    learns = more_than(r.low_resource["prompts/federated_poor"] - r.low_resource["prompts/majority"], 0.0)
+    return all_of(at_least(r.low_resource["prompts/gain_poor"], 3.0), languages, learns)
 
 
 @claim(id="C2", headline=True, source="abstract", paper="low-resource languages profit most", scales=_CPU, data="real")
 def prompts_help_most_when_poor(r: Results) -> Check:
-    """A language gains >= 1 point more with 16 texts than with 64, and at least 10 of 16 languages gain more."""
+    """A language gains with 16 texts, and >= 1 point more than with 64; at least 10 of 16 languages gain more."""
     return _gains_more_when_poor(r, "prompts")
 
 
@@ -133,11 +143,12 @@ def prompts_are_small(r: Results) -> Check:
     data="real",
 )
 def gain_falls_with_more_texts(r: Results) -> Check:
-    """Low-resource languages gain >= 3 points more at 8 texts than at 128; rank correlation below 0 (heads only)."""
+    """Low-resource languages gain with 8 texts, >= 3 points more than with 128; rank correlation < 0 (heads only)."""
     found = r.data_efficiency
     return all_of(
         at_least(found["low/n8/gain"] - found["low/n128/gain"], 3.0),
         more_than(-found["low/spearman"], 0.0),
+        more_than(found["low/n8/gain"], 0.0),
     )
 
 
@@ -146,7 +157,7 @@ def gain_falls_with_more_texts(r: Results) -> Check:
 )
 def federated_is_not_below_centralised(r: Results) -> Check:
     """Federated prompts are at least as accurate as centralised ones of as many updates (judged with XLM-R)."""
-    return at_least(r.methods["federated_minus_centralised"], 0.0)
+    return all_of(at_least(r.methods["federated_minus_centralised"], 0.0), _learns(r))
 
 
 @claim(
@@ -154,13 +165,13 @@ def federated_is_not_below_centralised(r: Results) -> Check:
 )
 def full_tuning_is_more_accurate(r: Results) -> Check:
     """Federated tuning of everything is at least as accurate as federated prompt tuning."""
-    return at_least(r.methods["full_minus_prompt"], 0.0)
+    return all_of(at_least(r.methods["full_minus_prompt"], 0.0), _learns(r))
 
 
 @claim(id="C7", source="set-up", paper=_NOT_AVAILABLE, scales=("cpu", "paper"), data="real")
 def iid_and_non_iid_are_near(r: Results) -> Check:
     """Dividing texts IID instead of by language changes the accuracy of federated prompts by at most 8 points."""
-    return within(r.methods["iid_minus_non_iid"], -8.0, 8.0)
+    return all_of(within(r.methods["iid_minus_non_iid"], -8.0, 8.0), _learns(r))
 
 
 @claim(id="C8", source="abstract (arXiv)", paper="greater stability", scales=("cpu", "paper"), data="real")
@@ -171,13 +182,22 @@ def federated_prompts_vary_less(r: Results) -> Check:
     if min(len(value.values) for value in local.values()) < 3:
         raise NotRun("a standard deviation over seeds needs at least three")
     less = [np.std(local[name].values, ddof=1) - np.std(federated[name].values, ddof=1) for name in local]
-    return at_least(Values("std local - std federated, a value a language", np.array(less)), 0.0)
+    majority = _languages(r.low_resource, "prompts", "low/majority")
+    above = [federated[name].mean - majority[name].mean for name in local]
+    return all_of(
+        at_least(Values("std local - std federated, a value a language", np.array(less)), 0.0),
+        more_than(Values("federated - majority, a value a language", np.array(above)), 0.0),
+    )
 
 
 @claim(id="C8h", source="abstract (arXiv)", paper="greater stability", scales=_CPU, data="real")
 def federated_heads_vary_less(r: Results) -> Check:
     """The same without prompts, over many draws of the labelled texts."""
-    return at_least(r.stability["low/std/local"] - r.stability["low/std/federated"], 0.0)
+    found = r.stability
+    return all_of(
+        at_least(found["low/std/local"] - found["low/std/federated"], 0.0),
+        more_than(found["low/accuracy/federated"] - found["low/majority"], 0.0),
+    )
 
 
 @claim(id="C9", source="analysis of language distance", paper="direction not available", scales=_CPU, data="real")
@@ -203,23 +223,25 @@ def identities_hold(r: Results) -> Check:
 
 @claim(id="C10f", source="design", paper="definition", scales=_ALWAYS)
 def engines_agree(r: Results) -> Check:
-    """Flower's strategies in this process give the embedded engine's parameters to 1e-6 (extra `federated`)."""
-    names = ("FedAvg", "FedProx", "FedAvgM", "FedAdam")
-    checks = [exact(r.engines[f"flower_inprocess/{name}"], 0.0, tolerance=1e-6) for name in names]
+    """Flower's strategies, and its simulation if run, give the embedded parameters to 1e-6 (extra `federated`)."""
+    engines = ["flower_inprocess", *(["flower"] if "flower/FedAvg" in r.engines.metrics else [])]
+    names = [f"{engine}/{name}" for engine in engines for name in ("FedAvg", "FedProx", "FedAvgM", "FedAdam")]
+    checks = [exact(r.engines[name], 0.0, tolerance=1e-6) for name in names]
     return all_of(*checks, exact(r.engines["training/phi_moves"], 1.0))
 
 
 @claim(id="C11", source="ours", paper=_NOT_AVAILABLE, scales=("paper",), data="real")
 def prompts_matter_beyond_the_head(r: Results) -> Check:
     """Federated prompts with a head are more accurate than a federated head alone (reported, judged with XLM-R)."""
-    return more_than(r.methods["prompt_minus_head"], 0.0)
+    return all_of(more_than(r.methods["prompt_minus_head"], 0.0), _learns(r))
 
 
 @claim(id="N1", source="ours (sheet 7b)", paper=_NOT_AVAILABLE, scales=_CPU, data="real")
 def alignment_makes_the_gain(r: Results) -> Check:
-    """Poor languages gain >= 2 points more on features from parallel text than on features without (heads only)."""
+    """On features from parallel text poor languages gain, >= 2 points more than on features without (heads only)."""
     found = r.data_efficiency
-    return at_least(found["control/gain_with_parallel"] - found["control/gain_without_parallel"], 2.0)
+    with_parallel = found["control/gain_with_parallel"]
+    return all_of(at_least(with_parallel - found["control/gain_without_parallel"], 2.0), more_than(with_parallel, 0.0))
 
 
 @claim(id="E1", source="ours", paper=_NOT_AVAILABLE, scales=("cpu", "paper"))

@@ -228,10 +228,8 @@ class Federation:
             answer = self._trainer.train(client, own, number, proximal_mu=mu)
         except Exception as error:  # whatever a client stumbles over, the others go on
             return RuntimeError(f"{type(error).__name__}: {error}")
-        seconds = time.monotonic() - started
-        if self._timeout_s is not None and seconds > self._timeout_s:
-            return TimeoutError(f"it took {seconds:.3g} s, timeout_s is {self._timeout_s:g}")
-        return answer
+        problem = late(time.monotonic() - started, self._timeout_s)
+        return TimeoutError(problem) if problem else answer
 
 
 def run_federation(
@@ -256,7 +254,8 @@ def run_federation(
         strategy: of the server.
         rounds: R.
         engine: embedded, or flower_inprocess: Flower's strategies with the clients in this process, or flower: Flower's
-            simulation on Ray. The last two need the extra `federated`. All give the same parameters.
+            simulation on Ray. The last two need the extra `federated`. All give the same parameters; but Ray numbers
+            its nodes at random, so that with fraction < 1 other clients are drawn there.
         fraction: C, of the clients in a round.
         seed: of their drawing.
         min_clients: fewest useful answers with which a round goes on.
@@ -338,6 +337,13 @@ def problem_of(update: ClientUpdate, sent: Mapping[str, np.ndarray]) -> str:
     if not np.isfinite(update.loss):
         return f"its loss is {update.loss}"
     return "" if update.num_examples > 0 else f"it reports {update.num_examples} texts"
+
+
+def late(seconds: float, timeout_s: float | None) -> str:
+    """Say that an answer came too late; empty if it did not."""
+    if timeout_s is None or seconds <= timeout_s:
+        return ""
+    return f"it took {seconds:.3g} s, timeout_s is {timeout_s:g}"
 
 
 def message_bytes(parameters: Mapping[str, np.ndarray]) -> int:

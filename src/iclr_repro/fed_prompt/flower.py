@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -19,6 +20,7 @@ from iclr_repro.fed_prompt.federation import (
     FederationError,
     FederationResult,
     Trainer,
+    late,
     num_sampled,
     problem_of,
     sampled_clients,
@@ -102,7 +104,7 @@ def start_strategy(
         seed: of the drawing of clients.
         min_clients: fewest useful answers.
         num_clients: K; nothing starts before all are there.
-        timeout_s: of a round.
+        timeout_s: of a round; in this process of each client, as with the embedded engine. None: Flower's own, an hour.
         first_round: number of the first round, for a server that goes on; the state of FedAvgM and FedAdam starts anew.
         after_round: told the number of rounds done here, and phi.
 
@@ -135,7 +137,7 @@ def start_strategy(
         evaluate_fn=keep,
     )
     return FederationResult(
-        parameters=history[-1],
+        parameters=history[-1] if history else dict(initial),
         history=history,
         losses=made.losses,
         num_clients=made.num_useful,
@@ -251,16 +253,19 @@ class InProcessGrid(Grid):
         raise NotImplementedError("an in-process grid answers at once: use send_and_receive")
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return the clients' answers in the order of the messages; a failure becomes an error message."""
+        """Return the clients' answers in the order of the messages; a failure, or a late one, becomes an error."""
         replies = []
         for message in messages:
             self._number += 1
             message.metadata._message_id = str(self._number)  # a SuperLink would number it
+            started = time.monotonic()
             try:
-                replies.append(self._app(message, self._contexts[message.metadata.dst_node_id]))
+                reply = self._app(message, self._contexts[message.metadata.dst_node_id])
             except Exception as error:  # as a SuperNode: the client has failed, the server goes on
-                reason = f"{type(error).__name__}: {error}"
-                replies.append(Message(Error(code=2, reason=reason), reply_to=message))
+                reply = Message(Error(code=2, reason=f"{type(error).__name__}: {error}"), reply_to=message)
+            if problem := late(time.monotonic() - started, timeout):
+                reply = Message(Error(code=2, reason=problem), reply_to=message)
+            replies.append(reply)
         return replies
 
 
@@ -296,19 +301,20 @@ def _guarded(
 
         def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
             assert self._sent is not None
+            round = rounds_before + server_round
             sent, useful, updates = _parameters(self._sent), [], []
             for reply in sorted(replies, key=lambda one: cast(int, one.metadata.src_node_id)):
                 update = None if reply.has_error() else _update(reply)
                 problem = reply.error.reason if update is None else problem_of(update, sent)
                 if update is None or problem:
-                    _LOG.warning("round %d: node %d is left out: %s", server_round, reply.metadata.src_node_id, problem)
+                    _LOG.warning("round %d: node %d is left out: %s", round, reply.metadata.src_node_id, problem)
                     continue
                 self.num_bytes += reply.content["arrays"].count_bytes()
                 useful.append(reply)
                 updates.append(update)
             if len(useful) < min_clients:
                 raise FederationError(
-                    f"round {server_round}: {len(useful)} of {number} clients answered usefully, min_clients is"
+                    f"round {round}: {len(useful)} of {number} clients answered usefully, min_clients is"
                     f" {min_clients}: see the warnings above; repair the clients and resume, or lower min_clients"
                 )
             sizes = [update.num_examples for update in updates]

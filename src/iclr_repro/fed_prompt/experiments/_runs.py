@@ -105,7 +105,7 @@ class WithPrompts(InNews):
             batch_size=self.batch_size,
             prompt_rate=prompt_rate,
             head_rate=self.head_rate,
-            encoder_eval=True,
+            encoder_eval=self.encoder_name is None,
         )
         names = list(clients)
         federation = Federation(

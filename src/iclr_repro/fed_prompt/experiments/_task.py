@@ -120,6 +120,11 @@ class Task:
         """Return the labels of a split."""
         return self.corpus.languages[language][split].labels
 
+    def majority(self, language: str) -> float:
+        """Return the test accuracy of the language's most frequent test label, whatever the text."""
+        labels = self.labels(language, "test")
+        return float(np.bincount(labels).max() / len(labels))
+
     def drawn(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draw labelled training texts of each language at random, not stratified; the first n of one permutation.
 

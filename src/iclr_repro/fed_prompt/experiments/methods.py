@@ -46,6 +46,7 @@ _COMPARED = {
     "iid_minus_non_iid": ("federated_iid", "federated"),
     "prompt_minus_head": ("federated", "head"),
     "lora_minus_prompt": ("lora", "federated"),
+    "federated_minus_majority": ("federated", "majority"),
 }
 
 
@@ -105,9 +106,10 @@ class Methods(WithPrompts):
             m.add_exact(f"{name}/parameters", trained[name])
             m.add_exact(f"{name}/bytes", one.num_bytes)
             m.add_exact(f"{name}/rate", chosen_rates[name])
+        compared = accuracy.assign(majority=[task.majority(language) for language in accuracy.index])
         for name, (first, second) in _COMPARED.items():
-            if first in found and second in found:
-                gain = 100.0 * (accuracy[first] - accuracy[second]).to_numpy()
+            if first in compared and second in compared:
+                gain = 100.0 * (compared[first] - compared[second]).to_numpy()
                 m.add_draws(name, float(gain.mean()), gain[resampled].mean(axis=1))
         m.add_exact("encoder/parameters", encoder_parameters)
         summary = pd.DataFrame(

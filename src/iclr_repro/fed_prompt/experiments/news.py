@@ -199,8 +199,10 @@ class Stability(InNews):
         )
         m = Measurements()
         m.add("n", float(self.draws))
-        for method in found:
+        for method, draws in found.items():
             m.add(f"low/std/{method}", float(spread[method].mean()))
+            m.add(f"low/accuracy/{method}", float(np.mean([[a[one] for one in task.low] for a in draws])))
+        m.add("low/majority", float(np.mean([task.majority(one) for one in task.low])))
         return m.result(
             tables={"standard_deviation": spread.rename_axis("language")},
             figures={"spread": figures.spread(found, task.low)},
@@ -325,6 +327,7 @@ def _add_rotated(m: Measurements, track: str, table: pd.DataFrame, task: Task) -
     m.add(f"{track}/gain_poor_minus_rich", _POINTS * float(more.mean()))
     m.add(f"{track}/local_poor", float(table["local_poor"].mean()))
     m.add(f"{track}/federated_poor", float(table["federated_poor"].mean()))
+    m.add(f"{track}/majority", float(np.mean([task.majority(language) for language in task.languages])))
     if "gain_poor_last_round" in table:
         m.add(f"{track}/gain_poor_last_round", _POINTS * float(table["gain_poor_last_round"].mean()))
     for language, row in table.iterrows():
@@ -333,6 +336,7 @@ def _add_rotated(m: Measurements, track: str, table: pd.DataFrame, task: Task) -
         if language in task.low:
             m.add(f"{track}/{language}/low/local_poor", _POINTS * float(row["local_poor"]))
             m.add(f"{track}/{language}/low/federated_poor", _POINTS * float(row["federated_poor"]))
+            m.add(f"{track}/{language}/low/majority", _POINTS * task.majority(str(language)))
 
 
 def _rank_correlation(x: Any, y: Any) -> float:

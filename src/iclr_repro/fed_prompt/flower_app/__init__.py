@@ -6,6 +6,7 @@ travels is phi. The server starts from the phi_0 that the seed gives, or goes on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -88,6 +89,9 @@ def main(grid: Grid, context: Context) -> None:
         with np.load(path) as saved:
             done = int(saved["round"])
             phi = {name: saved[name] for name in phi}
+    if done >= int(config["rounds"]):
+        logging.getLogger("iclr_repro").info("%s has %d rounds: nothing is left to do", path, done)
+        return
     exponent = float(config["exponent"])
 
     def keep(round: int, parameters: Parameters) -> None:
