@@ -36,6 +36,7 @@ from iclr_repro.fed_prompt.model import (
     trainable_state,
 )
 from iclr_repro.fed_prompt.partition import dirichlet_clients, partition_clients
+from iclr_repro.fed_prompt.pretraining import encode
 from iclr_repro.fed_prompt.strategies import (
     ClientUpdate,
     FedAdam,
@@ -73,6 +74,7 @@ __all__ = [
     "build_prompt_model",
     "client_weights",
     "dirichlet_clients",
+    "encode",
     "federation_distance",
     "language_center",
     "language_distance",
