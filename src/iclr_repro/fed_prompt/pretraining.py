@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional
@@ -104,7 +104,11 @@ def encode(tokenizer: Any, texts: LabelledTexts, *, length: int) -> Texts:
     first = [one.ids[:_HEADLINE_TOKENS] for one in tokenizer.encode_batch(list(texts.first), add_special_tokens=False)]
     second_ids = [one.ids for one in tokenizer.encode_batch(list(texts.second), add_special_tokens=False)]
     rows = [[0, *a, _SEPARATOR_ID, *b] for a, b in zip(first, second_ids, strict=True)]
-    ids = padded(rows, length)
+    return from_ids(padded(rows, length), texts)
+
+
+def from_ids(ids: Int[Tensor, "n T"], texts: LabelledTexts) -> Texts:
+    """Return encoded texts of their ids, of which `padded` has filled the ends."""
     return Texts(ids, ids != _PAD_ID, torch.as_tensor(texts.labels))
 
 
@@ -114,8 +118,10 @@ def padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:
     return torch.as_tensor(np.array([[*row[:length], *filler[len(row) :]] for row in rows], dtype=np.int64))
 
 
-def lsa_documents(corpus: Corpus, tokenizer: Tokenizer, *, parallel: bool) -> scipy.sparse.csr_matrix:
-    """Return [N, V] weighted counts of words in documents, of which parallel texts make one each.
+def lsa_documents(corpus: Corpus, tokenizer: Tokenizer) -> tuple[scipy.sparse.csr_matrix, scipy.sparse.csr_matrix]:
+    """Return [N, V] weighted counts of words in documents, of which parallel texts make one each, and without these.
+
+    Without parallel texts languages are joined by shared tokens only.
 
     Binary counts times log((N + 1) / (df + 1)), rows of length 1, times the weight of the document: 1 of an article, 3
     of a merged group of sentences, 1.5 of a sentence pair.
@@ -123,27 +129,32 @@ def lsa_documents(corpus: Corpus, tokenizer: Tokenizer, *, parallel: bool) -> sc
     Args:
         corpus: training articles, merged groups and pairs.
         tokenizer: words.
-        parallel: False leaves groups and pairs out, so that languages are joined by shared tokens only.
 
     Source: sheet 7, step 2.
     """
     documents, weights = [], []
     for splits in corpus.languages.values():
         documents += [f"{a} {b}" for a, b in zip(splits["train"].first, splits["train"].second, strict=True)]
-    weights += [1.0] * len(documents)
-    if parallel:
-        documents += [" ".join(group.values()) for group in corpus.merged]
-        weights += [3.0] * len(corpus.merged)
-        documents += [f"{one} {other}" for _, one, _, other in corpus.parallel]
-        weights += [1.5] * len(corpus.parallel)
+    num_articles = len(documents)
+    weights += [1.0] * num_articles
+    documents += [" ".join(group.values()) for group in corpus.merged]
+    weights += [3.0] * len(corpus.merged)
+    documents += [f"{one} {other}" for _, one, _, other in corpus.parallel]
+    weights += [1.5] * len(corpus.parallel)
     found = [sorted(set(one.ids)) for one in tokenizer.encode_batch(documents, add_special_tokens=False)]
+    size = tokenizer.get_vocab_size()
+    return _weighted(found, weights, size), _weighted(found[:num_articles], weights[:num_articles], size)
+
+
+def _weighted(found: Sequence[Sequence[int]], weights: Sequence[float], vocab_size: int) -> scipy.sparse.csr_matrix:
+    """Return the weighted counts of documents that are given by their different tokens."""
     counts = scipy.sparse.csr_matrix(
         (
             np.ones(sum(map(len, found))),
             np.concatenate([np.array(ids, dtype=np.int64) for ids in found]),
             np.cumsum([0, *map(len, found)]),
         ),
-        shape=(len(found), tokenizer.get_vocab_size()),
+        shape=(len(found), vocab_size),
     )
     frequency = np.asarray((counts > 0).sum(axis=0)).ravel()
     weighted = counts @ scipy.sparse.diags(np.log((len(found) + 1) / (frequency + 1)))

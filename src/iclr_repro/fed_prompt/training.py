@@ -260,7 +260,7 @@ class StackedPromptTrainer(PromptTrainer):
         return logits
 
 
-def predictions(model: PromptModel, texts: Texts, *, batch_size: int = 128) -> Int[Tensor, " n"]:
+def predictions(model: PromptModel, texts: Texts, *, batch_size: int = 64) -> Int[Tensor, " n"]:
     """Return the most probable label of each text, over all outputs of the head."""
     device = next(model.parameters()).device
     model.eval()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -199,33 +198,19 @@ class Tuned:
     best: Mapping[str, int]
     dev: list[float]
     num_bytes: int
+    _correct: dict[tuple[str, int], np.ndarray] = field(default_factory=dict, repr=False)
 
-    @cached_property
-    def correct(self) -> dict[str, np.ndarray]:
-        """Language -> whether each test text is right, at the best round on dev."""
-        return {
-            language: correct(self.model, self.snapshots[self.best[language]][language], texts)
-            for language, texts in self.tests.items()
-        }
+    def correct(self, language: str, *, last: bool = False) -> np.ndarray:
+        """Return whether each test text of a language is right, at the best round on dev or after the last one."""
+        evaluation = len(self.snapshots) - 1 if last else self.best[language]
+        if (language, evaluation) not in self._correct:
+            parameters = self.snapshots[evaluation][language]
+            self._correct[language, evaluation] = correct(self.model, parameters, self.tests[language])
+        return self._correct[language, evaluation]
 
-    @cached_property
-    def correct_last(self) -> dict[str, np.ndarray]:
-        """The same after the last round."""
-        last = len(self.snapshots) - 1
-        return {
-            language: self.correct[language]
-            if self.best[language] == last
-            else correct(self.model, self.snapshots[last][language], texts)
-            for language, texts in self.tests.items()
-        }
-
-    def accuracy(self, language: str) -> float:
-        """Return the test accuracy of a language, at the best round on dev."""
-        return float(self.correct[language].mean())
-
-    def accuracies(self) -> dict[str, float]:
-        """Return the test accuracy of all languages."""
-        return {language: self.accuracy(language) for language in self.correct}
+    def accuracies(self, languages: Sequence[str], *, last: bool = False) -> dict[str, float]:
+        """Return the test accuracy of some languages, at the best round on dev or after the last one."""
+        return {language: float(self.correct(language, last=last).mean()) for language in languages}
 
 
 def correct(model: PromptModel, parameters: Parameters, texts: Texts) -> np.ndarray:

@@ -27,6 +27,7 @@ from iclr_repro.fed_prompt.pretraining import (
     ContrastivePretraining,
     bag_of_tokens,
     encode,
+    from_ids,
     lsa_documents,
     lsa_table,
     small_encoder,
@@ -47,7 +48,7 @@ _SOURCES = (
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Languages with a tokenizer and a token table; texts are encoded when they are asked for.
+    """Languages with a tokenizer, a token table and encoded texts.
 
     Attributes:
         corpus: languages and parallel text.
@@ -55,6 +56,7 @@ class Task:
         table: [V, H] of the cross-lingual LSA.
         table_without_parallel: the same of news alone, for the negative control.
         idf: [V] log((N + 1) / (df + 1)) of the tokens.
+        texts: language -> split -> texts encoded at the larger of the two lengths below; shorter ones are beginnings.
         length: tokens of a text before an encoder.
         head_length: tokens of a text on the head-only track.
         head_rank: leading columns of the table that the track uses.
@@ -66,6 +68,7 @@ class Task:
     table: np.ndarray
     table_without_parallel: np.ndarray
     idf: np.ndarray
+    texts: Mapping[str, Mapping[str, Texts]]
     length: int
     head_length: int
     head_rank: int
@@ -90,14 +93,11 @@ class Task:
     @cached_property
     def encoded(self) -> dict[str, dict[str, Texts]]:
         """Language -> split -> encoded texts."""
-        return self.encoded_by(self.tokenizer, self.length)
+        return self._beginnings(self.length)
 
     def encoded_by(self, tokenizer: Any, length: int) -> dict[str, dict[str, Texts]]:
         """Encode all texts by another tokenizer."""
-        return {
-            language: {split: encode(tokenizer, texts, length=length) for split, texts in splits.items()}
-            for language, splits in self.corpus.languages.items()
-        }
+        return _encoded(self.corpus, tokenizer, length)
 
     @cached_property
     def features(self) -> dict[str, dict[str, np.ndarray]]:
@@ -107,14 +107,19 @@ class Task:
     def features_of(self, table: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """Return the features that another token table gives."""
         found = {}
-        for language, splits in self._encoded_long.items():
+        for language, splits in self._beginnings(self.head_length).items():
             raw = {split: bag_of_tokens(texts, table[:, : self.head_rank], self.idf) for split, texts in splits.items()}
             found[language] = {split: values - raw["train"].mean(axis=0) for split, values in raw.items()}
         return found
 
-    @cached_property
-    def _encoded_long(self) -> dict[str, dict[str, Texts]]:
-        return self.encoded_by(self.tokenizer, self.head_length)
+    def _beginnings(self, length: int) -> dict[str, dict[str, Texts]]:
+        return {
+            language: {
+                split: Texts(texts.ids[:, :length], texts.mask[:, :length], texts.labels)
+                for split, texts in splits.items()
+            }
+            for language, splits in self.texts.items()
+        }
 
     def labels(self, language: str, split: str) -> np.ndarray:
         """Return the labels of a split."""
@@ -169,23 +174,39 @@ class InNews:
             run.log.info("training the tokenizer and the token table")
             tokenizer = train_tokenizer(corpus, vocab_size=self.vocab_size)
             made: dict[str, Any] = {"tokenizer": tokenizer.to_str()}
-            for name, parallel in (("table", True), ("table_without_parallel", False)):
-                documents = lsa_documents(corpus, tokenizer, parallel=parallel)
-                made[name] = lsa_table(documents, rank, rng=np.random.default_rng(_PRETRAINING_SEED))
-                if parallel:
-                    frequency = np.asarray((documents > 0).sum(axis=0)).ravel()
-                    made["idf"] = np.log((documents.shape[0] + 1) / (frequency + 1))
+            documents, articles = lsa_documents(corpus, tokenizer)
+            for name, counts in (("table", documents), ("table_without_parallel", articles)):
+                made[name] = lsa_table(counts, rank, rng=np.random.default_rng(_PRETRAINING_SEED))
+            frequency = np.asarray((documents > 0).sum(axis=0)).ravel()
+            made["idf"] = np.log((documents.shape[0] + 1) / (frequency + 1))
             return made
 
         kept = _kept("table", self._key(data, "vocab_size", "hidden_size"), run, make)
         tokenizer = Tokenizer.from_str(kept["tokenizer"])
         tables = {name: kept[name] for name in ("table", "table_without_parallel", "idf")}
+        longest = max(self.length, self.head_length)
+
+        def make_ids() -> dict[str, Any]:
+            encoded = _encoded(corpus, tokenizer, longest)
+            return {
+                name: {split: x.ids.int().numpy() for split, x in splits.items()} for name, splits in encoded.items()
+            }
+
+        ids = _kept("texts", self._key(data, "vocab_size", "length", "head_length"), run, make_ids)
+        texts = {
+            name: {
+                split: from_ids(torch.as_tensor(found, dtype=torch.long), corpus.languages[name][split])
+                for split, found in splits.items()
+            }
+            for name, splits in ids.items()
+        }
         if self.head_rank > rank:
             raise ValueError(f"head_rank: got {self.head_rank}, the token table has {rank} columns (hidden_size)")
         return Task(
             corpus,
             tokenizer,
             **tables,
+            texts=texts,
             length=self.length,
             head_length=self.head_length,
             head_rank=self.head_rank,
@@ -250,6 +271,13 @@ class InNews:
                 },
             }
         )[:24]
+
+
+def _encoded(corpus: Corpus, tokenizer: Any, length: int) -> dict[str, dict[str, Texts]]:
+    return {
+        language: {split: encode(tokenizer, texts, length=length) for split, texts in splits.items()}
+        for language, splits in corpus.languages.items()
+    }
 
 
 def _kept(what: str, key: str, run: Run, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -83,6 +83,7 @@ class Methods(WithPrompts):
         found: dict[str, Tuned] = {}
         trained: dict[str, int] = {}
         chosen_rates: dict[str, float] = {}
+        centered: dict[str, dict[str, dict[str, Texts]]] = {}
         encoder_parameters = 0
         for name in self.methods:
             if name == "zero_shot_eng" and "eng" not in task.languages:
@@ -93,12 +94,14 @@ class Methods(WithPrompts):
                 model = self.model(run, task, kind)
                 counts = parameter_counts(model)
                 trained[name], encoder_parameters = counts.trainable, counts.backbone
-                tried[rate] = self._tuned(run, task, model, rows, name, rate)
+                if kind not in centered:  # equal for equal phi_0
+                    centered[kind] = self.centered(task, model)
+                tried[rate] = self._tuned(run, task, model, centered[kind], rows, name, rate)
             chosen_rates[name] = max(tried, key=lambda rate: max(tried[rate].dev))
             found[name] = tried[chosen_rates[name]]
-        accuracy = pd.DataFrame({name: one.accuracies() for name, one in found.items()})
+        accuracy = pd.DataFrame({name: one.accuracies(task.languages) for name, one in found.items()})
         m = Measurements()
-        m.add("n", float(sum(map(len, next(iter(found.values())).correct.values()))))
+        m.add("n", float(sum(len(task.labels(language, "test")) for language in task.languages)))
         resampled = run.rng("bootstrap").integers(len(accuracy), size=(self.resamples, len(accuracy)))
         for name, one in found.items():
             of_language = accuracy[name].to_numpy()
@@ -136,9 +139,17 @@ class Methods(WithPrompts):
             data=task.data,
         )
 
-    def _tuned(self, run: Run, task: Task, model: Any, rows: Mapping[str, np.ndarray], name: str, rate: float) -> Tuned:
+    def _tuned(
+        self,
+        run: Run,
+        task: Task,
+        model: Any,
+        texts: Mapping[str, Mapping[str, Texts]],
+        rows: Mapping[str, np.ndarray],
+        name: str,
+        rate: float,
+    ) -> Tuned:
         division = METHODS[name][1]
-        texts = self.centered(task, model)
         own = {language: texts[language]["train"].rows(rows[language]) for language in task.languages}
         clients, steps = self._divided(run, own, division)
         return self.tuned(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.stats
+from jaxtyping import Float
 
 from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.measurements import Measurements
@@ -90,16 +92,14 @@ class LowResource(WithPrompts):
             "high_poor": tuned("high_poor", poor_and_rich(task, task.high, self.n_poor, self.n_rich), share=True),
             "all_rich": tuned("all_rich", rich, share=True),
         }
-        accuracies = {name: one.accuracies() for name, one in found.items()}
-        table = rotated(task, **accuracies)
-        last = rotated(
-            task, **{name: {k: float(v.mean()) for k, v in one.correct_last.items()} for name, one in found.items()}
-        )
-        table["gain_poor_last_round"] = last["gain_poor"]
-        for language in task.languages:
-            federated = found["low_poor" if language in task.low else "high_poor"].correct[language]
-            differences = federated.astype(float) - found["local_poor"].correct[language]
+        measured = {**dict.fromkeys(found, every), "low_poor": task.low, "high_poor": task.high}
+        table = rotated(task, **{name: one.accuracies(measured[name]) for name, one in found.items()})
+        for language in every:
+            federated, local = found["low_poor" if language in task.low else "high_poor"], found["local_poor"]
+            differences = federated.correct(language).astype(float) - local.correct(language)
             table.loc[language, "gain_poor_half_width"] = _Z_95 * differences.std() / np.sqrt(len(differences))
+            after_last = federated.correct(language, last=True).mean() - local.correct(language, last=True).mean()
+            table.loc[language, "gain_poor_last_round"] = after_last
         return table, {name: one.dev for name, one in found.items()}
 
     def _with_heads(self, run: Run, task: Task) -> dict[str, pd.DataFrame]:
@@ -159,7 +159,8 @@ class DataEfficiency(InNews):
                 for method in ("local", "federated", "centralised"):
                     m.add(f"{half}/n{size}/{method}", float(means.loc[size, method]))
             if len(self.sizes) > 1:
-                m.add(f"{half}/spearman", _rank_correlation(self.sizes, gains.loc[list(self.sizes)].to_numpy()))
+                ranks = scipy.stats.rankdata(self.sizes), scipy.stats.rankdata(gains.loc[list(self.sizes)])
+                m.add(f"{half}/spearman", float(_correlation(*ranks)))
         with_parallel, without_parallel = np.mean(control, axis=0)
         m.add("control/gain_with_parallel", float(with_parallel))
         m.add("control/gain_without_parallel", float(without_parallel))
@@ -240,15 +241,16 @@ class LanguageDistance(InNews):
         m = Measurements()
         m.add("n", float(len(task.languages)))
         resampled = run.rng("bootstrap").integers(len(means), size=(self.resamples, len(means)))
+        rank = functools.partial(scipy.stats.rankdata, axis=-1)
         quantities = {"local": "local_poor", "federated": "federated_poor", "gain": "gain_poor"}
         for kind, values in distances.items():
             d = np.array([values[language] for language in means.index])
             for name, column in quantities.items():
                 y = means[column].to_numpy()
-                for statistic, correlation in (("spearman", _rank_correlation), ("pearson", _correlation)):
-                    draws = [correlation(d[rows], y[rows]) for rows in resampled]
-                    value = correlation(d, y)
+                for statistic, of in (("spearman", rank), ("pearson", np.asarray)):
+                    value = float(_correlation(of(d), of(y)))
                     if not np.isnan(value):
+                        draws = _correlation(of(d[resampled]), of(y[resampled]))
                         m.add_draws(f"{kind}/{name}/{statistic}", value, draws)
         table = pd.DataFrame(distances).loc[list(means.index)].join(means)
         return m.result(
@@ -339,12 +341,9 @@ def _add_rotated(m: Measurements, track: str, table: pd.DataFrame, task: Task) -
             m.add(f"{track}/{language}/low/majority", _POINTS * task.majority(str(language)))
 
 
-def _rank_correlation(x: Any, y: Any) -> float:
-    return _correlation(scipy.stats.rankdata(x), scipy.stats.rankdata(y))
-
-
-def _correlation(x: Any, y: Any) -> float:
-    """Return Pearson's r, NaN where one of the two does not vary."""
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
+def _correlation(x: Float[np.ndarray, "*S n"], y: Float[np.ndarray, "*S n"]) -> Float[np.ndarray, "*S"]:
+    """Return Pearson's r of each row, NaN where one of the two does not vary."""
+    varies = (np.ptp(x, axis=-1) > 0) & (np.ptp(y, axis=-1) > 0)
+    x, y = (values - values.mean(axis=-1, keepdims=True) for values in (x, y))
+    lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    return np.asarray(np.where(varies, (x * y).sum(axis=-1) / np.where(varies, lengths, 1.0), np.nan))
