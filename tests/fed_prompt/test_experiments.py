@@ -84,7 +84,8 @@ def test_data_efficiency_and_stability_measure(tmp_path: Path) -> None:
     for size in (8, 16, 32):
         gain = result.metrics[f"low/n{size}/federated"] - result.metrics[f"low/n{size}/local"]
         assert result.metrics[f"low/n{size}/gain"] == pytest.approx(100 * gain)
-    assert -1 <= result.metrics["low/spearman"] <= 1
+    assert -1 - 1e-9 <= result.metrics["low/spearman"] <= 1 + 1e-9
+    assert set(result.figures) == {"accuracy", "languages"}
     spread = measured("stability", tmp_path)
     assert list(spread.tables["standard_deviation"].index) == ["l1", "l3"]
     assert spread.metrics["low/std/local"] >= 0

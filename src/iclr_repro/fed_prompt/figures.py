@@ -104,6 +104,30 @@ def data_efficiency(table: pd.DataFrame, halves: Mapping[str, Sequence[str]]) ->
     return made
 
 
+def data_efficiency_by_language(table: pd.DataFrame) -> Figure:
+    """Test accuracy against the number of labelled texts of every language, a panel a language.
+
+    Args:
+        table: columns n, method, language, accuracy.
+    """
+    names, ncols = list(dict.fromkeys(table["language"])), 4
+    nrows = -(-len(names) // ncols)
+    made, axes = figure(width=8.6, height=0.6 + 1.5 * nrows, nrows=nrows, ncols=ncols, sharex=True, sharey=True)
+    for ax, name in zip(axes.flat, names, strict=False):
+        means = table[table["language"] == name].groupby(["n", "method"])["accuracy"].mean().unstack()
+        for number, method in enumerate(("local", "federated")):
+            ax.plot(means.index, means[method], "o-", color=COLORS[number], markersize=3, label=method)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(means.index, means.index, fontsize=7)
+        ax.set_title(name, loc="left", fontsize=9)
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    made.supxlabel("labelled texts of every language", fontsize=9)
+    made.supylabel("test accuracy, head only", fontsize=9)
+    return made
+
+
 def methods(accuracy: pd.DataFrame) -> Figure:
     """Test accuracy by method: the mean over languages, and each language as a dot.
 

@@ -147,7 +147,7 @@ class DataEfficiency(InNews):
                 head_rotated(task, track, features, rows, self.n_poor, self.n_rich)
                 for features in (task.features, without)
             ]
-            control.append([_POINTS * table["gain_poor"].mean() for table in tables])
+            control.append([(_POINTS * table["gain_poor"].mean(), table["local_poor"].mean()) for table in tables])
         table = pd.DataFrame(records, columns=["draw", "n", "method", "language", "accuracy"])
         m = Measurements()
         m.add("n", float(sum(len(task.labels(language, "test")) for language in task.languages)))
@@ -161,13 +161,16 @@ class DataEfficiency(InNews):
             if len(self.sizes) > 1:
                 ranks = scipy.stats.rankdata(self.sizes), scipy.stats.rankdata(gains.loc[list(self.sizes)])
                 m.add(f"{half}/spearman", float(_correlation(*ranks)))
-        with_parallel, without_parallel = np.mean(control, axis=0)
-        m.add("control/gain_with_parallel", float(with_parallel))
-        m.add("control/gain_without_parallel", float(without_parallel))
+        for name, (gain, local) in zip(("with", "without"), np.mean(control, axis=0), strict=True):
+            m.add(f"control/gain_{name}_parallel", float(gain))
+            m.add(f"control/local_{name}_parallel", float(local))  # the better one need not gain more
         summary = table.groupby(["language", "n", "method"])["accuracy"].mean().unstack()
         return m.result(
             tables={"accuracy": summary},
-            figures={"accuracy": figures.data_efficiency(table, {"low": task.low, "high": task.high})},
+            figures={
+                "accuracy": figures.data_efficiency(table, {"low": task.low, "high": task.high}),
+                "languages": figures.data_efficiency_by_language(table),
+            },
             data=task.data,
         )
 
