@@ -1,4 +1,4 @@
-"""The Python examples of README run as they stand, but for sizes and the public model, which is a tiny random one."""
+"""The Python examples of README run as they stand, but for sizes and the public models, which are tiny random ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModel, Qwen2Config, Qwen2ForCausalLM, XLMRobertaConfig
 
 from iclr_repro.loki.chat import byte_tokenizer
 from support import ROOT
@@ -18,25 +18,26 @@ SMALLER = {
     "range(1500)": "range(2)",
     "range(2000)": "range(2)",
     "tokenizer)[:100]": "tokenizer)[:2]",
+    "steps=20, batch_size=16": "steps=1, batch_size=2",
+    "rounds=20": "rounds=2",
+    "length=256": "length=40",
 }
-PUBLIC_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
+DECODER, ENCODER = "Qwen/Qwen2.5-0.5B-Instruct", "xlm-roberta-base"
 
 
 @pytest.fixture
-def saved_model(tmp_path: Path) -> Path:
-    """A folder with a random Qwen2 and a tokenizer of bytes."""
+def saved_models(tmp_path: Path) -> dict[str, Path]:
+    """Public name -> a folder with a random model of that class and a tokenizer of bytes."""
     tokenizer = byte_tokenizer()
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    )
-    tokenizer.save_pretrained(tmp_path / "model")
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32}
+    shape |= {"num_hidden_layers": 2, "num_attention_heads": 2}
+    folders = {DECODER: tmp_path / "decoder", ENCODER: tmp_path / "encoder"}
+    Qwen2ForCausalLM(Qwen2Config(**shape, num_key_value_heads=1)).save_pretrained(folders[DECODER])
+    encoder = AutoModel.from_config(XLMRobertaConfig(**shape, max_position_embeddings=64))
+    encoder.save_pretrained(folders[ENCODER])
+    for folder in folders.values():
+        tokenizer.save_pretrained(folder)
+    return folders
 
 
 def _first_import(example: str) -> str:
@@ -46,15 +47,19 @@ def _first_import(example: str) -> str:
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft reads it
 @pytest.mark.parametrize("example", EXAMPLES, ids=_first_import)
-def test_the_example_runs(example: str, saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_runs(
+    example: str, saved_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A name that is not there, a wrong argument or a sentence that slipped in stops it."""
     for size, smaller in SMALLER.items():
         example = example.replace(size, smaller)
+    for public, folder in saved_models.items():
+        example = example.replace(public, str(folder))
     monkeypatch.chdir(tmp_path)
-    exec(compile(example.replace(PUBLIC_MODEL, str(saved_model)), "README.md", "exec"), {})
+    exec(compile(example, "README.md", "exec"), {})
 
 
 def test_every_shrunk_size_is_still_in_readme() -> None:
     """Else an example would run at full size, or with a model from the hub."""
     text = "".join(EXAMPLES)
-    assert all(size in text for size in [*SMALLER, PUBLIC_MODEL])
+    assert all(size in text for size in [*SMALLER, DECODER, ENCODER])
