@@ -112,13 +112,15 @@ def reasons(settings: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield f"{len(to_run)} of {len(tasks)} runs would run. {_forecast_sum(_record(paper, scale), to_run)}"
 
 
-def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task], problems: list[str]) -> Iterator[RenderableType]:
-    """Yield each experiment's seeds and forecast, and which catalogued data files are here; nothing is downloaded.
+def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task]) -> tuple[list[RenderableType], list[str]]:
+    """Describe each experiment's seeds and forecast, and which catalogued data files are here; nothing is downloaded.
 
     Args:
         settings: checked.
         tasks: those that would run.
-        problems: receives a line for each data file that is damaged.
+
+    Returns:
+        What to print, and a line for each data file that is damaged, which a run would stop at.
     """
     paper, scale = settings["paper"]["name"], settings["scale"]
     made = table(f"{paper} at scale {scale}: nothing is run", "experiment", "seeds", "forecast")
@@ -134,16 +136,14 @@ def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task], problems: list[s
         for field in dataclasses.fields(experiment_class(group[0].config["_target_"])):
             if field.name == "dry_run":
                 of_their_own.append(f"experiments.{experiment}.dry_run=true instead: {field.metadata['help']}")
-    yield made
-    yield f"{len(tasks)} runs. {_forecast_sum(document, tasks)}"
-    yield from of_their_own
-    yield from _data_files(paper, problems)
+    files, damaged = _data_files(paper)
+    return [made, f"{len(tasks)} runs. {_forecast_sum(document, tasks)}", *of_their_own, *files], damaged
 
 
-def _data_files(paper: str, problems: list[str]) -> Iterator[str]:
-    """Say which files of the paper's catalogue are here; those that are not, a line each with their source."""
+def _data_files(paper: str) -> tuple[list[str], list[str]]:
+    """Say how many files of the paper's catalogue are here and where the others are from; and which are damaged."""
     entries = data.catalogue(paper).values() if paper in data.catalogued_papers() else []
-    missing = []
+    missing, damaged = [], []
     for entry in entries:
         try:
             data.locate(entry.key, download=False)
@@ -151,10 +151,9 @@ def _data_files(paper: str, problems: list[str]) -> Iterator[str]:
             how = "is downloaded when it is needed" if entry.originals else "has no automatic download"
             missing.append(f"  {entry.key} is not here and {how}: {entry.source}")
         except data.DataError as error:
-            problems.append(str(error))
-    here = len(entries) - len(missing) - len(problems)
-    yield f"{here} of {len(entries)} data files of the catalogue are here; what a hub has by name is not checked."
-    yield from missing
+            damaged.append(str(error))
+    here = f"{len(entries) - len(missing) - len(damaged)} of {len(entries)} data files of the catalogue are here"
+    return [f"{here}; what a hub has by name is not checked.", *missing], damaged
 
 
 def _record(paper: str, scale: str) -> Document | None:

@@ -246,11 +246,11 @@ def _job(config: DictConfig) -> None:
 
 def _dry_run(settings: Mapping[str, Any], to_run: Sequence[Task]) -> int:
     """Print what would run; return 1 if a data file is damaged, which a run would stop at."""
-    problems: list[str] = []
-    console().print(*planning.dry_run(settings, to_run, problems), sep="\n")
-    for line in problems:
+    described, damaged = planning.dry_run(settings, to_run)
+    console().print(*described, sep="\n")
+    for line in damaged:
         _LOG.error("%s", line)
-    return int(bool(problems))
+    return int(bool(damaged))
 
 
 def _claims(paper: str) -> list[Claim]:
