@@ -43,7 +43,7 @@ reproduce-all: setup ## all papers at SCALE=smoke|cpu|paper, JOBS at once, then 
 	$(BIN)/python -m iclr_repro.run --multirun 'paper=glob(*,exclude=none)' scale=$(SCALE) \
 		hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS); status=$$?; \
 	$(BIN)/python -m iclr_repro.scoreboard --scale $(SCALE) --since $$began && \
-	$(MAKE) --no-print-directory report && exit $$status
+	$(BIN)/python -m iclr_repro.report && exit $$status
 
 report: setup ## runs/ -> report/index.html
 	$(BIN)/python -m iclr_repro.report
