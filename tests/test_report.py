@@ -7,8 +7,10 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from iclr_repro import report
@@ -406,6 +408,25 @@ def test_headings_tables_and_pictures_are_accessible(page: Page, site: Path, nam
     assert page.locator("img:not([alt]), img[alt='']").count() == 0
     doubled = "all => all.map(e => e.id).filter((id, i, ids) => ids.indexOf(id) !== i)"
     assert page.locator("[id]").evaluate_all(doubled) == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 380])
+def test_axe_finds_nothing_serious(browser: Browser, site: Path, width: int, scheme: Literal["light", "dark"]) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    found = []
+    for path in sorted(site.glob("*.html")):
+        page.goto(path.as_uri())
+        found += [
+            (path.name, one["id"], node["html"][:200], node["failureSummary"])
+            for one in Axe().run(page).response["violations"]
+            if one["impact"] in {"serious", "critical"}
+            for node in one["nodes"]
+        ]
+    context.close()
+    assert found == []
 
 
 @pytest.mark.browser

@@ -112,9 +112,9 @@ def test_forecast_says_what_is_recorded_and_what_is_not(work: Path, capsys: pyte
     printed = capsys.readouterr().out
     assert rows(printed)["alpha"] == ["code", "1 min 40 s", "1 min 30 s", "700.0 MiB"]
     assert rows(printed)["gamma"] == ["code", "no forecast", "", ""]
-    assert "In all about 1 min 40 s with 2 at once, and 2 without a forecast" in printed, "as long as the longest"
+    assert "In all about 1 min 30 s with 2 at once, and 2 without a forecast" in printed, "as long as the longest"
     assert scoreboard.main(["--forecast"]) == 0
-    assert "In all about 2 min 40 s with 1 at once" in capsys.readouterr().out
+    assert "In all about 2 min 0 s with 1 at once" in capsys.readouterr().out
     assert scoreboard.main(["--forecast", "--scale", "smoke"]) == 0
     assert "No forecast: nothing is recorded at this scale." in capsys.readouterr().out
 

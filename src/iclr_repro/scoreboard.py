@@ -109,8 +109,11 @@ def _at_scale(folder: Path, pattern: str, scale: str, problems: Problems) -> dic
 
 
 def _forecast_sum(recorded: Mapping[str, Document], jobs: int) -> str:
-    """Say what the recorded papers take together: as long as the longest, or as their sum shared by the jobs."""
-    times = [recorded[paper]["provenance"]["wall_s"] for paper in papers() if paper in recorded]
+    """Say what the recorded papers take together: as long as the longest, or as their sum shared by the jobs.
+
+    Counted in processor time, which load on the machine that recorded did not lengthen; a run has one thread.
+    """
+    times = [recorded[paper]["provenance"]["cpu_s"] for paper in papers() if paper in recorded]
     if not times:
         return "No forecast: nothing is recorded at this scale."
     total = format_duration(max(max(times), sum(times) / jobs))
