@@ -230,7 +230,7 @@ def _unknown_key(overrides: Sequence[str]) -> str | None:
     try:
         with initialize_config_dir(config_dir=str(configs_dir()), version_base="1.3"):
             known = hydra_compose("config", overrides=groups)
-    except (HydraException, OmegaConfBaseException):
+    except (HydraException, OmegaConfBaseException, ValueError):
         return None
     for override in parsed:
         key = override.key_or_group

@@ -77,19 +77,6 @@ def test_the_folder_of_threads_must_exist() -> None:
     assert "threads_dir is 'nowhere', which is no folder: put OpenReview API v2 notes (before/*.json" in message
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("Disagreement", {**SHARED, "years": []}),
-        ("Rankings", {**SHARED, "years": [2024], "fractions": []}),
-        ("OrderEffect", {"data": "synthetic", "draws": 10, "sizes": []}),
-    ],
-)
-def test_empty_lists_are_refused(name: str, values: dict[str, Any]) -> None:
-    field = next(key for key, value in values.items() if value == [])
-    assert f"{field} is empty: give at least one" in problem(name, **values)
-
-
 def test_a_folder_without_the_year_says_what_it_has(official: Path) -> None:
     (official / "iclr2025_threshold6_40_reviewers.json").unlink()
     experiment = Disagreement(**{**SHARED, "years": (2024, 2025), "official_dir": str(official)})

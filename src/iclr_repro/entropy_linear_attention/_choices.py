@@ -24,14 +24,12 @@ def chosen(option: str, value: str | F, known: Mapping[str, F]) -> F:
     return known[value]
 
 
-def check_listed(option: str, values: Sequence[object], *, least: int = 1) -> None:
-    """Refuse a list with fewer than `least` elements, or with one that is there twice.
+def check_listed(option: str, values: Sequence[object]) -> None:
+    """Refuse a list with an element that is there twice.
 
     Raises:
         ValueError: the message has the option, its value and what to do.
     """
-    if len(values) < least:
-        raise ValueError(f"{option}: got an empty list, expected at least {least} element(s): name what to run")
     if twice := [value for index, value in enumerate(values) if value in values[:index]]:
         raise ValueError(f"{option}: got {list(values)}, expected each element once: remove the second {twice[0]!r}")
 

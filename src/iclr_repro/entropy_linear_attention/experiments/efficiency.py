@@ -63,7 +63,7 @@ class Efficiency:
     model_nodes: tuple[int, ...] = parameter("nodes of the whole host", low=2, high=1_000_000)
 
     def __post_init__(self) -> None:
-        """Refuse lists that are empty or name something twice."""
+        """Refuse lists that name something twice."""
         check_listed("attentions", self.attentions)
         check_listed("num_nodes", self.num_nodes)
         check_listed("model_nodes", self.model_nodes)

@@ -97,8 +97,6 @@ class Implanting(OfPublicModel):
             raise ValueError(f"beir {self.beir!r} measures task reranker, not {self.task}: set beir=null")
         if self.equal_rate not in self.learning_rates:
             raise ValueError(f"equal_rate {self.equal_rate:g} is not in learning_rates {list(self.learning_rates)}")
-        if not self.methods:
-            raise ValueError(f"methods: got none, expected some of {', '.join(METHODS)}")
 
     @property
     def needs_attributions(self) -> bool:

@@ -251,19 +251,14 @@ def noise_generator(run: Run, name: str) -> torch.Generator:
     return torch.Generator(run.device).manual_seed(stream.initial_seed())
 
 
-def check_nets(nets: Sequence[str], *, noisy: bool = False) -> None:
-    """Refuse a choice of networks with which nothing can be measured.
-
-    Args:
-        nets: names of `KINDS`.
-        noisy: whether one of them must be trained with noise.
+def check_nets(nets: Sequence[str]) -> None:
+    """Refuse names of `KINDS` none of which is trained with noise.
 
     Raises:
         ValueError: there is none.
     """
-    if not any(KINDS[name].noisy or not noisy for name in nets):
-        expected = "one that is trained with noise, e.g. nt_u" if noisy else "at least one"
-        raise ValueError(f"nets: got {list(nets)}, expected {expected}")
+    if not any(KINDS[name].noisy for name in nets):
+        raise ValueError(f"nets: got {list(nets)}, expected one that is trained with noise, e.g. nt_u")
 
 
 def decoding_error(decoded: np.ndarray, targets: np.ndarray) -> float:

@@ -40,10 +40,6 @@ class _OfTrained(OfNavigation):
     kde_points: int = parameter("of a pool that a density is estimated from", low=10)
     kl_samples: int = parameter("of a KL estimate", low=10)
 
-    def __post_init__(self) -> None:
-        """Refuse a run without a network."""
-        check_nets(self.nets)
-
     def networks(self, run: Run) -> tuple[dict[str, Trained], dict[str, Trajectories]]:
         """Return the trained networks, and the test trajectories of their behaviours."""
         cells = self.cells(run)
@@ -62,7 +58,6 @@ class CommonStart(_OfTrained):
 
     def __post_init__(self) -> None:
         """Refuse windows that are none, or a run that is too short to speak of motion."""
-        super().__post_init__()
         if self.num_steps <= MOTION_LAG:
             raise ValueError(
                 f"num_steps: got {self.num_steps}, expected more than the {MOTION_LAG} that motion is judged over"
@@ -131,7 +126,7 @@ class ScoreAlignment(_OfTrained):
 
     def __post_init__(self) -> None:
         """Refuse more components than units, and temperatures of networks without noise."""
-        check_nets(self.nets, noisy=True)
+        check_nets(self.nets)
         if self.components > self.num_units:
             raise ValueError(f"components: got {self.components}, expected at most num_units, {self.num_units}")
 
@@ -224,7 +219,6 @@ class ReplayDynamics(_OfTrained):
 
     def __post_init__(self) -> None:
         """Refuse dynamics that do not exist."""
-        super().__post_init__()
         if not self.dynamics:
             raise ValueError("dynamics: got none, expected at least one, e.g. base: {}")
         for name, options in self.dynamics.items():

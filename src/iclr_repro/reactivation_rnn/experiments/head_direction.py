@@ -56,9 +56,7 @@ class HeadDirection:
     active_turn_steps: int = parameter("first steps of the active run whose turns are measured", low=_LAG + 2)
 
     def __post_init__(self) -> None:
-        """Refuse behaviours that are none, turns beyond the run, and too few bearings for a histogram."""
-        if not self.behaviours:
-            raise ValueError(f"behaviours: got none, expected one or more of {', '.join(_BIASED)}")
+        """Refuse turns beyond the run, and too few bearings for a histogram."""
         if self.active_turn_steps > self.num_steps:
             raise ValueError(
                 f"active_turn_steps: got {self.active_turn_steps}, expected at most num_steps, {self.num_steps}"

@@ -64,7 +64,7 @@ class Spatial(OfNavigation):
 
     def __post_init__(self) -> None:
         """Refuse a run that is too short for what is measured on it, and one without a noisy network."""
-        check_nets(self.nets, noisy=True)  # the untrained control has its noise
+        check_nets(self.nets)  # the untrained control has its noise
         if self.variance_steps < max(self.kl_steps, self.variance_dropped + 2):
             raise ValueError(
                 f"variance_steps: got {self.variance_steps}, expected at least kl_steps, {self.kl_steps}, "

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -82,8 +81,7 @@ class OfYears:
     )
 
     def __post_init__(self) -> None:
-        """Refuse empty lists, and folders that do not exist."""
-        refuse_empty_lists(self)
+        """Refuse folders that do not exist."""
         require_folder("official_dir", self.official_dir, _OFFICIAL_HELP)
         require_folder("decisions_dir", self.decisions_dir, "iclr<year>_decisions.csv (paper_id,decision)")
         if self.decisions_dir is not None and self.official_dir is None:
@@ -176,17 +174,6 @@ def bootstrapped(run: Run, year: int, pairs: ScorePairs, draws: int) -> Bootstra
 def title_of(year: int, kind: DataKind) -> str:
     """Name a year in a figure, generated data as such."""
     return f"ICLR {year}" if kind == "real" else f"generated data (in place of ICLR {year})"
-
-
-def refuse_empty_lists(experiment: Any) -> None:
-    """Refuse an experiment with an empty list among its parameters.
-
-    Raises:
-        ValueError: naming it.
-    """
-    for field in dataclasses.fields(experiment):
-        if getattr(experiment, field.name) == ():
-            raise ValueError(f"{field.name} is empty: give at least one ({field.metadata['help']})")
 
 
 def require_folder(name: str, folder: str | None, content: str) -> None:

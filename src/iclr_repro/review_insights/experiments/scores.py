@@ -24,7 +24,6 @@ from iclr_repro.review_insights.experiments._years import (
     OfYears,
     bootstrapped,
     load_years,
-    refuse_empty_lists,
     title_of,
 )
 from iclr_repro.review_insights.plain import bootstrap_by_loop
@@ -144,10 +143,6 @@ class OrderEffect:
     data: DataChoice = parameter(DATA_CHOICE)
     draws: int = parameter("bootstrap draws over papers", low=1, high=100_000)
     sizes: tuple[int, ...] = parameter("numbers of reviews of a paper to look at", low=2, high=5)
-
-    def __post_init__(self) -> None:
-        """Refuse empty lists."""
-        refuse_empty_lists(self)
 
     def run(self, run: Run) -> Result:
         """Measure the mean initial rating by position, and the differences between neighbours and between the ends."""
