@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
@@ -12,7 +13,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -74,7 +75,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(config_dir=str(configs_dir()), version_base="1.3"):
             return hydra_compose("config", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
         raise UsageError(explain(error, overrides)) from error
 
 
@@ -89,6 +90,12 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         valid = papers() if group == "paper" else error.options or []
         return f"{group}={name}: there is no such {group}{nearest(name, valid)}"
+    if isinstance(error, OverrideParseException):
+        key, _, value = str(error.override).partition("=")
+        return (
+            f"{error.override}: cannot be read; expected {key or '<setting>'}=<value>, the value in quotes within the"
+            f" shell's where it is no plain word, e.g. '{key or '<setting>'}=\"{value}\"'"
+        )
     unknown = _unknown_key(overrides)
     if unknown is not None:
         return unknown
@@ -165,14 +172,19 @@ def changed_by(overrides: Sequence[str]) -> list[str]:
 
 def paper_of(config: DictConfig) -> Paper:
     """Return what the configuration says about the chosen paper."""
-    described: Any = OmegaConf.to_container(config.paper, resolve=True)
-    for key, value in described.items():
-        if not isinstance(value, str):
-            raise UsageError(f"paper.{key}: got {value!r}, expected text")
+    entries: Any = OmegaConf.to_container(config.paper, resolve=True)
+    expected = {field.name for field in dataclasses.fields(Paper)}
+    problems = [f"paper.{key}: missing, expected text" for key in sorted(expected - entries.keys())]
+    problems += [f"paper.{key}: no such entry{nearest(key, expected)}" for key in entries if key not in expected]
+    problems += [
+        f"paper.{key}: got {value!r}, expected text" for key, value in entries.items() if type(value) is not str
+    ]
+    if problems:
+        raise UsageError("\n".join(problems))
     try:
-        return Paper(**described)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"configs/paper/{config.paper.name}.yaml: {error}") from error
+        return Paper(**entries)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def help_text(overrides: Sequence[str] = ()) -> str:
@@ -226,11 +238,14 @@ def _unknown_key(overrides: Sequence[str]) -> str | None:
         parsed = OverridesParser.create().parse_overrides([o for o in overrides if "=" in o and not o.startswith("-")])
     except HydraException:  # of the wrong form: the message that is being explained says so
         return None
+    for o in parsed:
+        if o.key_or_group in _GROUPS and not o.is_sweep_override() and not isinstance(o.value(), (str, type(None))):
+            return f"{o.key_or_group}: got {o.value()!r}, expected a name (--help lists them)"
     groups = [o.input_line for o in parsed if o.key_or_group in _GROUPS and o.input_line and not o.is_sweep_override()]
     try:
         with initialize_config_dir(config_dir=str(configs_dir()), version_base="1.3"):
             known = hydra_compose("config", overrides=groups)
-    except (HydraException, OmegaConfBaseException, ValueError):
+    except (HydraException, OmegaConfBaseException, TypeError, ValueError):
         return None
     for override in parsed:
         key = override.key_or_group
