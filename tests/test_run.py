@@ -177,6 +177,7 @@ def test_warnings_of_a_run_are_recorded(toy: Toy, work: Path) -> None:
         (["why", "paper=toi"], r"paper=toi: there is no such paper; did you mean 'toy'\? .*"),
         (["why", "paper=toy", "only=[wolk]"], r"only: no experiment 'wolk' in toy; did you mean 'walk'\? .*"),
         (["why", "list"], r"why list: expected one command"),
+        (["why", "--multirun", "paper=toy"], r"why: takes no options, got --multirun"),
         (["list", "paper=toy"], r"list: takes no settings, got paper=toy"),
         (["paper=toy", "dry_run=yes"], r"dry_run: got 'yes', expected true or false"),
         (["paper=toy", "dry_run=true", "experiments.walk.steps=0"], r"experiments.walk.steps: got 0, expected >= 1 .*"),

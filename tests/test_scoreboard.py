@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -70,12 +71,32 @@ def test_scoreboard_has_a_row_a_paper_with_times_beside_the_forecast(
     assert scoreboard.main(["--runs", str(runs)]) == 0
     table = rows(capsys.readouterr().out)
     counts = ["2", "1", "0", "0"]
-    times = ["2 min 41 s (no forecast)", "2 min 40 s (no forecast)"]
-    assert table["alpha"] == ["code", *counts, "real", "1 min 1 s (1 min 40 s)", "50.0 s (1 min 30 s)", "finished"]
-    assert table["beta"] == ["code", *counts, "generated", *times, "failed (1 of 3 finished)"]
-    assert table["gamma"] == ["code", *counts, "mixed", *times, "interrupted (2 of 3 finished)"]
-    assert table["delta"] == ["code", *[""] * 5, NO_TIME, NO_TIME, "not run"]
+    took = ["2 min 41 s (no forecast)", "2 min 40 s (no forecast)", "700.0 MiB (no forecast)"]
+    same = "700.0 MiB (700.0 MiB)"
+    assert table["alpha"] == [
+        "code",
+        *counts,
+        "real",
+        "1 min 1 s (1 min 40 s)",
+        "50.0 s (1 min 30 s)",
+        same,
+        "finished",
+    ]
+    assert table["beta"] == ["code", *counts, "generated", *took, "failed (1 of 3 finished)"]
+    assert table["gamma"] == ["code", *counts, "mixed", *took, "interrupted (2 of 3 finished)"]
+    assert table["delta"] == ["code", *[""] * 5, *[NO_TIME] * 3, "not run"]
     assert table["all"][1:5] == ["6", "3", "0", "0"]
+
+
+def test_a_part_or_a_changed_study_is_not_taken_for_the_whole(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = work / "runs" / "alpha" / "cpu.json"
+    write(path, statuses=("finished", "not run"), data=("real", "none"))
+    document = json.loads(path.read_text())
+    write_json(path, {**document, "changed": ["experiments.e0.steps=2"]})
+    assert scoreboard.main(["--runs", str(work / "runs")]) == 0
+    printed = capsys.readouterr().out
+    assert rows(printed)["alpha"][-1].startswith("partly run (1 of 2 finished), with")
+    assert "experiments.e0.steps=2" in printed
 
 
 def test_results_of_an_earlier_call_do_not_count(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,9 +133,11 @@ def test_forecast_says_what_is_recorded_and_what_is_not(work: Path, capsys: pyte
     printed = capsys.readouterr().out
     assert rows(printed)["alpha"] == ["code", "1 min 40 s", "1 min 30 s", "700.0 MiB"]
     assert rows(printed)["gamma"] == ["code", "no forecast", "", ""]
-    assert "In all about 1 min 30 s with 2 at once, and 2 without a forecast" in printed, "as long as the longest"
+    assert "In all about 1 min 30 s of processor time, 2 at once, and 2 without a forecast" in printed, (
+        "as long as the longest"
+    )
     assert scoreboard.main(["--forecast"]) == 0
-    assert "In all about 2 min 0 s with 1 at once" in capsys.readouterr().out
+    assert "In all about 2 min 0 s of processor time, 1 at once" in capsys.readouterr().out
     assert scoreboard.main(["--forecast", "--scale", "smoke"]) == 0
     assert "No forecast: nothing is recorded at this scale." in capsys.readouterr().out
 

@@ -35,6 +35,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from iclr_repro import command_line, planning
+from iclr_repro._report.documents import verdict_counts
 from iclr_repro.core import distributed
 from iclr_repro.core.claims import Claim, claims_of
 from iclr_repro.core.device import select_device
@@ -42,7 +43,7 @@ from iclr_repro.core.document import record_document, results_document, write_do
 from iclr_repro.core.execution import Outcome
 from iclr_repro.core.interruption import Interrupted
 from iclr_repro.core.pool import run_tasks
-from iclr_repro.core.record import Task
+from iclr_repro.core.record import Task, decide
 from iclr_repro.core.resources import checkout_dir, configs_dir
 from iclr_repro.terminal import VERDICT_STYLES, console, table
 
@@ -66,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asks_for_help:
             print(command_line.help_text([one for one in arguments if one not in asks_for_help]))
             return 0
-        if any(argument.startswith("-") for argument in arguments):
+        if options := [argument for argument in arguments if argument.startswith("-")]:
+            if words := {"list", "why"} & set(arguments):
+                raise command_line.UsageError(f"{words.pop()}: takes no options, got {' '.join(options)}")
             return _through_hydra(arguments)
         word, overrides = command_line.split_command(arguments)
         if word == "list":
@@ -100,7 +103,7 @@ def run_paper(config: DictConfig, overrides: Sequence[str]) -> int:
         raise command_line.UsageError("record=true writes into a checkout of the repository, and this is not one")
     to_run = planning.chosen(settings, tasks)
     if settings["dry_run"]:
-        return _dry_run(settings, to_run)
+        return _dry_run(settings, [task for task in to_run if decide(task) is not None])
     _check_writable(Path(settings["runs_dir"]))
     device = select_device(settings["device"])
     num_experiments = len({task.experiment for task in to_run})
@@ -153,10 +156,7 @@ def print_document(document: Mapping[str, Any]) -> None:
     not_run = [name for name, experiment in document["experiments"].items() if experiment["status"] == "not run"]
     if not_run:
         out.print(Text(f"not run: {', '.join(not_run)}", style="dim"))
-    counts = dict.fromkeys(VERDICT_STYLES, 0)
-    for claim in document["claims"]:
-        counts[claim["verdict"]] += 1
-    out.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    out.print(", ".join(f"{count} {verdict}" for verdict, count in verdict_counts(dict(document)).items()))
 
 
 def set_up_logging() -> None:

@@ -23,7 +23,13 @@ from iclr_repro.choices import paper_files, papers, scales
 from iclr_repro.core.resources import records_dir
 from iclr_repro.terminal import VERDICT_STYLES, console, table
 
-_STATUS_STYLES = {"finished": "green", "failed": "red", "interrupted": "yellow", "not run": "dim"}
+_STATUS_STYLES = {
+    "finished": "green",
+    "failed": "red",
+    "interrupted": "yellow",
+    "partly run": "yellow",
+    "not run": "dim",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problems = Problems()
     recorded = _at_scale(records_dir(), "*/results/*.json", options.scale, problems)
     if options.forecast:
-        console().print(forecast_table(recorded, options.scale), _forecast_sum(recorded, options.jobs), sep="\n")
+        shown = [forecast_table(recorded, options.scale)] if recorded else []
+        console().print(*shown, _forecast_sum(recorded, options.jobs), sep="\n")
     else:
         documents = _at_scale(options.runs, "*/*.json", options.scale, problems)
         console().print(scoreboard(documents, recorded, options.scale, options.runs, since=options.since))
@@ -81,7 +88,8 @@ def scoreboard(
         since: s since 1970; a paper whose document is older did not come to its end since, and counts as "not run", or
             as "interrupted" where a run of it was begun.
     """
-    columns = ("paper", "fidelity", *VERDICTS, "data", "wall time (forecast)", "CPU time (forecast)", "status")
+    beside = ("wall time (forecast)", "CPU time (forecast)", "memory (forecast)")
+    columns = ("paper", "fidelity", *VERDICTS, "data", *beside, "status")
     made = table(f"Scoreboard at scale {scale}", *columns)
     totals = dict.fromkeys(VERDICTS, 0)
     for paper, content in paper_files().items():
@@ -94,7 +102,7 @@ def scoreboard(
             counts, data = [str(count) for count in found.values()], data_kind(document)
             totals = {verdict: totals[verdict] + found[verdict] for verdict in VERDICTS}
         status = _status(document) if document is not None else _status_without_document(runs / paper, scale, since)
-        times = [_beside(key, document, recorded.get(paper)) for key in ("wall_s", "cpu_s")]
+        times = [_beside(key, document, recorded.get(paper)) for key in ("wall_s", "cpu_s", "peak_memory_bytes")]
         style = next(style for word, style in _STATUS_STYLES.items() if status.startswith(word))
         made.add_row(paper, content["paper"]["fidelity"], *counts, data, *times, Text(status, style=style))
     made.add_section()
@@ -119,15 +127,18 @@ def _forecast_sum(recorded: Mapping[str, Document], jobs: int) -> str:
     total = format_duration(max(max(times), sum(times) / jobs))
     without = len(papers()) - len(times)
     unknown = f", and {without} without a forecast" if without else ""
-    return f"In all about {total} with {jobs} at once{unknown}; what is finished is not run again."
+    return f"In all about {total} of processor time, {jobs} at once{unknown}; what is finished is not run again."
 
 
 def _status(document: Document) -> str:
-    """Say how a paper ended: as its worst experiment, with how many of them finished where not all did."""
+    """Say how a paper ended: as its worst experiment, how many finished where not all did, and what was changed."""
     statuses = [entry["status"] for entry in document["experiments"].values()]
     worst = next((word for word in ("failed", "interrupted", "not run") if word in statuses), "finished")
+    if worst == "not run" and "finished" in statuses:
+        worst = "partly run"
     finished = "" if worst == "finished" else f" ({statuses.count('finished')} of {len(statuses)} finished)"
-    return f"{worst}{finished}"
+    changed = f", with {' '.join(document['changed'])}" if document["changed"] else ""
+    return f"{worst}{finished}{changed}"
 
 
 def _status_without_document(folder: Path, scale: str, since: float) -> str:
@@ -136,9 +147,10 @@ def _status_without_document(folder: Path, scale: str, since: float) -> str:
 
 
 def _beside(key: str, document: Document | None, recorded: Document | None) -> str:
-    """Write a time of a document with the recorded one in brackets."""
-    measured = format_duration(document["provenance"][key]) if document is not None else ""
-    forecast = format_duration(recorded["provenance"][key]) if recorded is not None else "no forecast"
+    """Write a time or the memory of a document with the recorded one in brackets."""
+    form = format_size if key.endswith("_bytes") else format_duration
+    measured = form(document["provenance"][key]) if document is not None else ""
+    forecast = form(recorded["provenance"][key]) if recorded is not None else "no forecast"
     return f"{measured} ({forecast})".strip()
 
 

@@ -15,8 +15,9 @@ def console() -> Console:
 
 
 def table(title: str, *columns: str) -> Table:
-    """Return an empty table with these columns, whose long cells are folded."""
+    """Return an empty table with these columns, whose long cells are folded, but for the first, which names the row."""
     made = Table(title=title, title_justify="left", expand=False)
     for column in columns:
         made.add_column(column, overflow="fold")
+    made.columns[0].no_wrap = True
     return made

@@ -46,7 +46,10 @@ def test_three_kills_change_no_number(paper: str, tmp_path: Path) -> None:
     assert alone.returncode == 0, err
     whole = time.monotonic() - began
 
-    moments = random.Random(time.time_ns())
+    seed = time.time_ns()
+    print("seed of the moments:", seed)
+    moments = random.Random(seed)
+    kills = 0
     for _ in range(3):
         process = start(paper, tmp_path / "killed")
         try:
@@ -54,6 +57,8 @@ def test_three_kills_change_no_number(paper: str, tmp_path: Path) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
+            kills += 1
+    assert kills
     last = start(paper, tmp_path / "killed")
     _, err = last.communicate()
     assert last.returncode == 0, err
