@@ -11,24 +11,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jinja2
-import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 from iclr_repro._report.documents import Problems, read_differences, read_results
+from iclr_repro.choices import paper_files, papers
 from iclr_repro.report import report_templates
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "experiments"
-PAPERS = sorted(path.stem for path in (ROOT / "configs" / "paper").glob("*.yaml") if path.stem != "none")
 
 
 def on_config(config: MkDocsConfig) -> None:
     """List the pages of the papers in the navigation."""
     sections = {title: pages for entry in config.nav or [] for title, pages in entry.items()}
-    sections["Papers"] += [{paper: f"papers/{paper}.md"} for paper in PAPERS]
-    sections["API"] += [{paper: f"api/{paper}.md"} for paper in PAPERS]
+    sections["Papers"] += [{paper: f"papers/{paper}.md"} for paper in papers()]
+    sections["API"] += [{paper: f"api/{paper}.md"} for paper in papers()]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
@@ -56,13 +55,12 @@ def _pages(problems: Problems) -> Iterator[tuple[str, str]]:
 
     page = templates.overlay(loader=jinja2.FileSystemLoader(Path(__file__).parent)).get_template("paper.md.j2")
     results = read_results(RECORDS, "*/results/cpu.json", problems)
-    for paper in PAPERS:
-        configuration = yaml.safe_load((ROOT / f"configs/paper/{paper}.yaml").read_text(encoding="utf-8"))
+    for paper, content in paper_files().items():
         yield (
             f"papers/{paper}.md",
             page.render(
-                paper=configuration["paper"],
-                experiments=list(configuration["experiments"]),
+                paper=content["paper"],
+                experiments=list(content["experiments"]),
                 record=results.get(paper, {}).get("cpu"),
                 note=_part_of_a_page(RECORDS / paper / "README.md"),
                 differences=read_differences(RECORDS / paper / "differences.yaml", paper, problems),

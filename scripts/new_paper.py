@@ -6,6 +6,7 @@ CONTRIBUTING.md says what then takes the skeleton's place. Existing files are ne
 """
 
 import argparse
+import keyword
 import re
 import sys
 from collections.abc import Sequence
@@ -21,17 +22,21 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the paper's package, in small letters, e.g. quiet_attention")
     name = parser.parse_args(arguments).name
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or name == "none":
-        parser.error(f"name: got {name!r}, expected small letters and digits joined by _, e.g. quiet_attention")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or name == "none" or keyword.iskeyword(name):
+        parser.error(
+            f"name: got {name!r}, expected small letters and digits joined by _, and no word of Python's,"
+            " e.g. quiet_attention"
+        )
 
     files = {
         root / str(path.relative_to(TEMPLATE)).replace(PLACEHOLDER, name): path
         for path in sorted(TEMPLATE.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    taken = [str(path.relative_to(root)) for path in files if path.exists()]
-    if taken or (root / "src" / "iclr_repro" / name).exists():
-        parser.error(f"{name}: choose another name, there is already {', '.join(taken) or f'src/iclr_repro/{name}'}")
+    package = root / "src" / "iclr_repro" / name
+    taken = [str(path.relative_to(root)) for path in (package, package.with_suffix(".py"), *files) if path.exists()]
+    if taken:
+        parser.error(f"{name}: choose another name, there is already {', '.join(taken)}")
     for path, template in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(template.read_text(encoding="utf-8").replace(PLACEHOLDER, name), encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from iclr_repro import command_line
+from iclr_repro import choices
 from support import ROOT
 
 PAGES = ROOT / "docs" / "pages"
@@ -32,11 +32,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_paper_has_a_page_and_a_reference(site: Path) -> None:
     for folder in ("papers", "api"):
         found = {path.stem for path in (site / folder).glob("*.html")} - {"core"}
-        assert found == set(command_line.papers())
-    for paper in command_line.papers():
+        assert found == set(choices.papers())
+    for paper, content in choices.paper_files().items():
         page = (site / "papers" / f"{paper}.html").read_text()
+        for experiment in content["experiments"]:
+            assert f"<code>{experiment}</code>" in page, (paper, experiment)
         assert f"python -m iclr_repro.run paper={paper}" in page
         assert f'href="../papers/{paper}.html"' in (site / "api" / "core.html").read_text()
+
+
+def test_the_rules_of_judging_are_those_of_the_report(site: Path) -> None:
+    page = (site / "judging.html").read_text()
+    for heading in ("How claims are judged", "Words", "Rules"):
+        assert re.search(rf"<h\d[^>]*>{heading}", page), heading
+    assert "A value that is not a number never passes." in page
+    assert "<footer>" not in page
 
 
 def test_pages_fetch_nothing(site: Path) -> None:

@@ -58,10 +58,18 @@ def test_a_new_paper_keeps_the_contract(checkout: Path) -> None:
     for passed in ("test_all_papers_run_at_smoke", "test_record_and_notes_are_there[eleventh]", "test_impostors.py"):
         assert any(passed in line and "PASSED" in line for line in done.stdout.splitlines()), passed
     assert "no reference values" in done.stdout
-    assert "my_paper" not in "".join(path.read_text() for path in checkout.rglob("*eleventh*/*.py"))
 
 
-@pytest.mark.parametrize("name", ["Eleventh", "my-paper", "_paper", "none", "../paper", ""])
+def test_no_placeholder_is_left(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert new_paper.main(["eleventh"], root=checkout) == 0
+    made = [checkout / line for line in capsys.readouterr().out.splitlines() if not line.startswith("now:")]
+    assert {path.suffix for path in made} == {".md", ".py", ".toml", ".yaml"}
+    for path in made:
+        assert "my_paper" not in str(path.relative_to(checkout)), path
+        assert "my_paper" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("name", ["Eleventh", "my-paper", "_paper", "none", "class", "../paper", ""])
 def test_a_name_that_is_none_is_refused(checkout: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     with pytest.raises(SystemExit):
         new_paper.main([name], root=checkout)
@@ -74,7 +82,16 @@ def test_a_paper_that_is_there_is_left_alone(checkout: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit):
         new_paper.main(["eleventh"], root=checkout)
     assert "choose another name, there is already configs/paper/eleventh.yaml" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        new_paper.main(["core"], root=checkout)
     assert kept.read_text() == "mine"
     assert not (checkout / "src" / "iclr_repro" / "eleventh").exists()
+
+
+@pytest.mark.parametrize(("name", "there"), [("core", "core"), ("report", "report.py"), ("run", "run.py")])
+def test_a_name_of_a_module_or_package_is_refused_since_the_paper_would_hide_it(
+    checkout: Path, capsys: pytest.CaptureFixture[str], name: str, there: str
+) -> None:
+    before = sorted(checkout.rglob("*"))
+    with pytest.raises(SystemExit):
+        new_paper.main([name], root=checkout)
+    assert f"{name}: choose another name, there is already src/iclr_repro/{there}" in capsys.readouterr().err
+    assert sorted(checkout.rglob("*")) == before

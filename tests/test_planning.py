@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from iclr_repro import planning
+from iclr_repro import choices, command_line, planning
 from iclr_repro.core import data
 from support import only_run, read_json
 
@@ -59,11 +61,38 @@ def test_list_shows_papers_with_their_experiments_and_what_was_recorded(
 ) -> None:
     assert toy("list") == 0
     printed = capsys.readouterr().out
-    assert cells(printed, "toy") == ["toy", "reconstruction", "1 min 1 s, 3.0 MiB", "no forecast", "no forecast"]
-    assert cells(printed, "constant") == ["constant", "", "1.0 s", "", ""]
+    assert cells(printed, "toy") == ["toy", "reconstruction", "no forecast", "1 min 1 s, 3.0 MiB", "no forecast"]
+    assert cells(printed, "constant") == ["constant", "", "", "1.0 s", ""]
     assert cells(printed, "odd")[2:] == ["no forecast"] * 3
     assert cells(printed, "learner_on_data")[2:] == ["", "", ""]
     assert not (work / "runs").exists()
+
+
+def test_list_and_help_show_experiments_of_the_other_scales_too_and_the_scales_by_size(
+    toy: Toy, toy_configs: Path, records: Path, capsys: Capture
+) -> None:
+    folder = toy_configs / "paper_scale" / "toy"
+    folder.mkdir()
+    (folder / "smoke.yaml").write_text("# @package _global_\n")
+    (folder / "paper.yaml").write_text("experiments:\n  walk: {steps: 90}\n  far: {_target_: toy.Far}\n")
+    assert toy("list") == 0
+    printed = capsys.readouterr().out
+    assert re.search("scale smoke .* scale cpu .* scale paper ", printed)
+    assert cells(printed, "far")[1:] == ["", "", "", ""]
+    listed = [line.split()[1] for line in printed.splitlines() if line.startswith("│ ")]
+    assert listed[listed.index("toy") + 1 :][:3] == ["walk", "constant", "far"]
+    assert choices.paper_files()["toy"]["experiments"]["walk"]["steps"] == 30, "that of scale cpu"
+    assert toy("--help") == 0
+    assert "    far" in capsys.readouterr().out.splitlines()
+
+
+def test_every_scale_of_the_repository_names_only_experiments_that_are_listed() -> None:
+    listed = {name: list(content["experiments"]) for name, content in choices.paper_files().items()}
+    assert {"half_cheetah", "ant"} < set(listed["wsep"])
+    assert {"multilabel_medical", "multilabel_enron", "segmentation"} < set(listed["soi_nter"])
+    for paper, scale in itertools.product(listed, choices.scales()):
+        composed = command_line.compose([f"paper={paper}", f"scale={scale}"])
+        assert set(composed.experiments) <= set(listed[paper]), (paper, scale)
 
 
 def test_why_tells_what_never_ran_is_finished_or_has_changed(

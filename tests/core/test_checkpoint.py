@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as npst
 
 from iclr_repro.core import checkpoint
-from iclr_repro.core.checkpoint import load_checkpoints, save_checkpoint
+from iclr_repro.core.checkpoint import last_written, load_checkpoints, save_checkpoint
 
 LOG = logging.getLogger("test")
 
@@ -165,6 +165,24 @@ def test_the_newest_checkpoint_is_that_of_the_last_step_whatever_the_clock_says(
         path = save_checkpoint(tmp_path, step, {})
         os.utime(path, (2_000_000_000 - step,) * 2)
     assert [step for step, _ in load_checkpoints(tmp_path, LOG)] == [3, 2]
+
+
+def test_the_last_stage_is_told_by_the_clock_and_its_last_step_by_the_step(tmp_path: Path) -> None:
+    assert last_written(tmp_path / "none") is None
+    for stage, step, time in (("first", 99, 1000), ("second/inner", 10, 3000), ("second/inner", 20, 2000)):
+        os.utime(save_checkpoint(tmp_path / stage, step, {}), (time, time))
+    assert last_written(tmp_path) == ("second/inner", 20)
+    assert load_checkpoints(tmp_path / "second" / "inner", LOG)[0][0] == 20
+
+
+def test_a_checkpoint_that_its_run_has_just_dropped_is_not_the_last_written(tmp_path: Path) -> None:
+    dropped = tmp_path / "walk" / f"{30:010d}-{'0' * 16}.pt"
+    dropped.parent.mkdir()
+    dropped.symlink_to("gone")  # listed, but not there when it is looked at
+    assert last_written(tmp_path) is None
+    save_checkpoint(tmp_path / "walk", 20, {})
+    dropped.symlink_to("gone")  # saving drops it
+    assert last_written(tmp_path) == ("walk", 20)
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:

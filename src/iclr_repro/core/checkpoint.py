@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import pickle
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +64,19 @@ def load_checkpoints(folder: Path, log: logging.Logger) -> list[tuple[int, dict[
 
 
 def last_written(folder: Path) -> tuple[str, int] | None:
-    """Return (stage, step) of the checkpoint written last, from the folder of a run's checkpoints; None: none."""
-    paths = [path for path in folder.rglob("*.pt") if _NAME.fullmatch(path.name)]
-    if not paths:
+    """Return the stage written to last and its highest step, from the folder of a run's checkpoints; None: none.
+
+    The run may be alive: files and folders that it removes meanwhile are passed over.
+    """
+    written = []
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names if _NAME.fullmatch(name)):
+            with suppress(FileNotFoundError):
+                written.append((path.stat().st_mtime_ns, path))
+    if not written:
         return None
-    last = max(paths, key=lambda path: (path.stat().st_mtime_ns, path.name))
-    return last.parent.relative_to(folder).as_posix(), _parse(last)[0]
+    stage = max(written)[1].parent
+    return stage.relative_to(folder).as_posix(), max(_parse(path)[0] for _, path in written if path.parent == stage)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
