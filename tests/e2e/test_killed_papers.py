@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -27,12 +28,12 @@ def start(paper: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def metrics(folder: Path) -> dict[str, Any]:
-    """Return the metrics of each run but times: without `efficiency`, and names that end in a unit of time."""
+    """Return the metrics of each run but times: without `efficiency`, and names with a time in them."""
     return {
         f"{path.parents[3].name}/{path.parent.name}/{name}": value
         for path in folder.glob("*/*/smoke/*/*/result.json")
         for name, value in read_json(path)["metrics"].items()
-        if path.parents[3].name != "efficiency" and not name.endswith(("_s", "seconds", "time"))
+        if path.parents[3].name != "efficiency" and not re.search(r"(^|[/_])(s|seconds|time)($|[/_])", name)
     }
 
 
