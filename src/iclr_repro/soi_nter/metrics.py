@@ -32,11 +32,17 @@ def recall_of_each(mask_BN: Float[Tensor, "B N"], features: Sequence[int]) -> Fl
 def ranks(scores_BN: Float[Tensor, "B N"], *, generator: torch.Generator) -> Tensor:
     """Return the rank of each feature, 1 for the largest score; ties are broken at random.
 
+    Scores are equal that agree to 1e-9 of the largest of their row: Shapley values of features that do nothing are 0 up
+    to rounding, which differs between processes.
+
     Raises:
-        ValueError: a score is NaN.
+        ValueError: a score is NaN or infinite.
     """
-    if (rows := int(scores_BN.isnan().any(dim=1).sum())) > 0:
-        raise ValueError(f"scores: NaN in {rows} of {len(scores_BN)} rows")
+    if (rows := int((~scores_BN.isfinite()).any(dim=1).sum())) > 0:
+        raise ValueError(f"scores: NaN or infinite in {rows} of {len(scores_BN)} rows")
+    scores_BN = scores_BN.double()
+    largest_B1 = scores_BN.abs().amax(dim=1, keepdim=True)
+    scores_BN = (scores_BN / largest_B1.clamp_min(torch.finfo(torch.float64).tiny) * 1e9).round()
     jitter = torch.rand(scores_BN.shape, generator=generator, dtype=torch.float64).to(scores_BN.device)
     order = torch.argsort(jitter, dim=1)
     by_score = torch.argsort(scores_BN.gather(1, order), dim=1, descending=True, stable=True)
