@@ -68,9 +68,9 @@ def test_a_selector_that_diverged_gives_no_masks() -> None:
     soi = explainer()
     for parameter in soi.selector.parameters():
         parameter.data.fill_(torch.nan)
-    with pytest.raises(ValueError, match="NaN.* in 5 of 5 rows"):
+    with pytest.raises(ValueError, match=r"NaN.* in 5 of 5 rows"):
         soi.explain(inputs(5))
-    with pytest.raises(ValueError, match="NaN.* in 5 of 5 rows"):
+    with pytest.raises(ValueError, match=r"NaN.* in 5 of 5 rows"):
         ranks(soi.scores(inputs(5)), generator=torch.Generator())
 
 
