@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from iclr_repro.choices import papers
@@ -65,4 +66,7 @@ def test_three_kills_change_no_number(paper: str, tmp_path: Path) -> None:
     assert last.returncode == 0, err
     expected = metrics(tmp_path / "alone")
     assert expected
-    assert metrics(tmp_path / "killed") == expected
+    found = metrics(tmp_path / "killed")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():  # not bit for bit: the last digits of LAPACK differ between processes
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, atol=1e-12, err_msg=name)
