@@ -4,6 +4,7 @@ PIP_ARGS ?=
 EXTRAS ?= dev
 SCALE ?= smoke
 JOBS ?= 2
+RECORD ?= false
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 VENV := .venv
@@ -37,10 +38,11 @@ lint: setup ## style, types, and which module may import which
 	$(BIN)/lint-imports
 
 # Ctrl-C ends the runs, not the shell, which then tells what came out of it.
-reproduce-all: setup ## all papers at SCALE=smoke|cpu|paper, JOBS at once, then the scoreboard and the report
+reproduce-all: setup ## all papers at SCALE=smoke|cpu|paper, JOBS at once, then scoreboard and report (RECORD=true: into experiments/)
 	@$(BIN)/python -m iclr_repro.scoreboard --forecast --scale $(SCALE) --jobs $(JOBS)
 	@trap : INT; began=$$(date +%s); \
-	$(BIN)/python -m iclr_repro.run --multirun 'paper=glob(*,exclude=none)' scale=$(SCALE) \
+	papers=$$($(BIN)/python -m iclr_repro.scoreboard --order --scale $(SCALE)) && \
+	$(BIN)/python -m iclr_repro.run --multirun paper=$$papers scale=$(SCALE) record=$(RECORD) \
 		hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS); status=$$?; \
 	$(BIN)/python -m iclr_repro.scoreboard --scale $(SCALE) --since $$began && \
 	$(BIN)/python -m iclr_repro.report && exit $$status

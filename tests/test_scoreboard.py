@@ -142,6 +142,15 @@ def test_forecast_says_what_is_recorded_and_what_is_not(work: Path, capsys: pyte
     assert "No forecast: nothing is recorded at this scale." in capsys.readouterr().out
 
 
+def test_papers_that_may_take_long_are_begun_first(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(work / "experiments" / "beta" / "results" / "cpu.json", wall_s=60.0, cpu_s=30.0)
+    write(work / "experiments" / "gamma" / "results" / "cpu.json", wall_s=60.0, cpu_s=300.0)
+    assert scoreboard.main(["--order"]) == 0
+    assert capsys.readouterr().out == "delta,gamma,alpha,beta\n"
+    assert scoreboard.main(["--order", "--scale", "smoke"]) == 0
+    assert capsys.readouterr().out == "alpha,beta,delta,gamma\n"
+
+
 # --- make reproduce-all ----------------------------------------------------------------------------------------------
 
 PYTHON = """#!/bin/sh
@@ -155,6 +164,7 @@ fi
 """
 ALL_CALLS = [
     "iclr_repro.scoreboard --forecast",
+    "iclr_repro.scoreboard --order",
     "iclr_repro.run --multirun",
     "iclr_repro.scoreboard --scale",
     "iclr_repro.report ",
@@ -197,7 +207,7 @@ def test_reproduce_all_ends_with_scoreboard_and_report_and_keeps_the_exit_code(
 
 def test_scoreboard_follows_ctrl_c(start_make: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     make, calls = start_make(0, wait=300), tmp_path / "calls"
-    while make.poll() is None and not (calls.is_file() and len(calls.read_text().splitlines()) == 2):
+    while make.poll() is None and not (calls.is_file() and len(calls.read_text().splitlines()) == 3):
         time.sleep(0.02)
     time.sleep(0.2)  # the stand-in sets its trap
     os.killpg(make.pid, signal.SIGINT)

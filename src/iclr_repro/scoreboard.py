@@ -2,14 +2,16 @@
 
     python -m iclr_repro.scoreboard [--scale cpu] [--runs runs] [--since SECONDS]
     python -m iclr_repro.scoreboard --forecast [--scale cpu] [--jobs 2]
+    python -m iclr_repro.scoreboard --order [--scale cpu]
 
-The first reads the documents `runs/<paper>/<scale>.json`, the second those recorded under `experiments/`.
-`make reproduce-all` calls both. Nothing is run and no paper is imported, so that both are there at once.
+The first reads the documents `runs/<paper>/<scale>.json`, the others those recorded under `experiments/`.
+`make reproduce-all` calls all three. Nothing is run and no paper is imported, so that they are there at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,7 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--since", type=float, default=0.0, help="leave out results of before this time (seconds since 1970, UTC)"
     )
-    parser.add_argument("--forecast", action="store_true", help="print the recorded times and memory instead")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--forecast", action="store_true", help="print the recorded times and memory instead")
+    instead.add_argument(
+        "--order",
+        action="store_true",
+        help="print the papers instead, the longest first: side by side they end soonest",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="papers at once, for the forecast (default: 1)")
     options = parser.parse_args(arguments)
     if options.jobs < 1:
@@ -54,12 +62,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.forecast:
         shown = [forecast_table(recorded, options.scale)] if recorded else []
         console().print(*shown, _forecast_sum(recorded, options.jobs), sep="\n")
+    elif options.order:
+        print(",".join(longest_first(recorded)))
     else:
         documents = _at_scale(options.runs, "*/*.json", options.scale, problems)
         console().print(scoreboard(documents, recorded, options.scale, options.runs, since=options.since))
     for line in problems.lines():
         print(line, file=sys.stderr)
     return 0
+
+
+def longest_first(recorded: Mapping[str, Document]) -> list[str]:
+    """Return the papers by falling processor time; those without a record, which might be long, come first."""
+    return sorted(
+        papers(), key=lambda paper: -recorded[paper]["provenance"]["cpu_s"] if paper in recorded else -math.inf
+    )
 
 
 def forecast_table(recorded: Mapping[str, Document], scale: str) -> Table:
