@@ -28,7 +28,7 @@ $(VENV)/.done-$(EXTRAS): pyproject.toml constraints.txt
 test: setup ## all tests, side by side (PYTEST_ARGS="-k claims" chooses)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-long: setup ## the tests that take many minutes: every paper killed three times
+test-long: setup ## the tests that take many minutes: every paper killed three times, and as a job that is preempted
 	$(BIN)/python -m pytest -n 2 -m long
 
 lint: setup ## style, types, and which module may import which
