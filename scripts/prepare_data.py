@@ -14,18 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iclr_repro.core import data
+from iclr_repro.core.catalogue import catalogue, catalogued_papers, find
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paper", choices=data.catalogued_papers(), help="name of the paper")
+    parser.add_argument("paper", choices=catalogued_papers(), help="name of the paper")
     parser.add_argument("files", nargs="*", metavar="file", help="names from its data.toml (default: all)")
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="data folder (default: the cache)")
     options = parser.parse_args(arguments)
 
     try:
-        entries = [data.find(f"{options.paper}/{name}") for name in options.files or data.catalogue(options.paper)]
+        entries = [find(f"{options.paper}/{name}") for name in options.files or catalogue(options.paper)]
     except data.DataError as error:
         parser.error(str(error))
     folder = options.into.expanduser().absolute() if options.into else data.cache_folder()

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from iclr_repro import choices, command_line, planning
-from iclr_repro.core import data
 from support import only_run, read_json
 
 Toy = Callable[..., int]
@@ -173,7 +172,7 @@ def test_dry_run_looks_for_the_data_and_writes_nothing(
     catalogue.write_text(
         entry % "here" + entry % "far" + '[file.download]\nraw = [{ url = "https://example.org/far.txt" }]\n'
     )
-    monkeypatch.setattr(data, "_PACKAGE", tmp_path / "package")
+    monkeypatch.setattr("iclr_repro.core.catalogue._PACKAGE", tmp_path / "package")
     monkeypatch.setenv("ICLR_REPRO_DATA", str(tmp_path / "data"))
     here = tmp_path / "data" / "toy" / "here.txt"
     here.parent.mkdir(parents=True)

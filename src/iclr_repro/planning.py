@@ -19,6 +19,7 @@ from iclr_repro._report.documents import Document, Problems, read_results
 from iclr_repro._report.formats import format_duration, format_size
 from iclr_repro.choices import paper_files, scales
 from iclr_repro.core import data
+from iclr_repro.core.catalogue import catalogue, catalogued_papers
 from iclr_repro.core.experiment import ParameterError, build, described, experiment_class, nearest
 from iclr_repro.core.provenance import source_digests
 from iclr_repro.core.record import Task, decide
@@ -142,7 +143,7 @@ def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task]) -> tuple[list[Re
 
 def _data_files(paper: str) -> tuple[list[str], list[str]]:
     """Say how many files of the paper's catalogue are here and where the others are from; and which are damaged."""
-    entries = data.catalogue(paper).values() if paper in data.catalogued_papers() else []
+    entries = catalogue(paper).values() if paper in catalogued_papers() else []
     missing, damaged = [], []
     for entry in entries:
         try:

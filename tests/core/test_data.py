@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from iclr_repro.core import data
+from iclr_repro.core.catalogue import CatalogueEntry, Original, catalogue, catalogued_papers, find
 
 CONTENT = b"paper_id,rating\n" + b"".join(b"p%03d,%d\n" % (i, i % 10) for i in range(400))
 DELIVERED = gzip.compress(CONTENT, 1, mtime=7)  # bytes that `fetch` does not produce: another level and time stamp
@@ -85,7 +86,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package folder with room for one paper, "toy", and an environment without data."""
-    monkeypatch.setattr(data, "_PACKAGE", tmp_path / "package")
+    monkeypatch.setattr("iclr_repro.core.catalogue._PACKAGE", tmp_path / "package")
     monkeypatch.setenv("ICLR_REPRO_CACHE", str(tmp_path / "a cache"))  # the blank is part of the test
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("ICLR_REPRO_DATA", "")
@@ -298,7 +299,7 @@ def test_offline_mode_never_asks_the_network(package: Path, site: Site, monkeypa
     with pytest.raises(data.MissingDataError, match="ICLR_REPRO_OFFLINE forbids the download"):
         data.locate("toy/scores.csv")
     with pytest.raises(data.MissingDataError, match="cannot be fetched: ICLR_REPRO_OFFLINE forbids the download"):
-        data.fetch(data.find("toy/scores.csv"), data.cache_folder())
+        data.fetch(find("toy/scores.csv"), data.cache_folder())
     assert site.asked == []
     monkeypatch.setenv("ICLR_REPRO_OFFLINE", "0")
     assert data.locate("toy/scores.csv").read_bytes() == CONTENT
@@ -448,8 +449,8 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(package: Path, site: Site, m
 LOCATE = """
 import sys
 from pathlib import Path
-from iclr_repro.core import data
-data._PACKAGE = Path(sys.argv[1])
+from iclr_repro.core import catalogue, data
+catalogue._PACKAGE = Path(sys.argv[1])
 print(data.locate("toy/scores.csv"))
 """
 
@@ -505,15 +506,15 @@ def test_a_catalogue_keeps_the_order_and_every_field(package: Path) -> None:
     raw = [{"url": "https://a.org/1"}, {"url": "https://a.org/2", "sha256": "0" * 64}]
     last = compressed_file(name="a/scores.csv.gz", download={"raw": raw, "prepare": "make"})
     write_catalogue(package, plain_file(), last)
-    entries = data.catalogue("toy")
+    entries = catalogue("toy")
     assert list(entries) == ["scores.csv", "a/scores.csv.gz"]
-    assert entries["scores.csv"] == data.CatalogueEntry(
+    assert entries["scores.csv"] == CatalogueEntry(
         "toy", "scores.csv", sha256(CONTENT), len(CONTENT), "CC BY 4.0", "the toy repository"
     )
     assert entries["a/scores.csv.gz"].content_sha256 == sha256(CONTENT)
     assert entries["a/scores.csv.gz"].originals == (
-        data.Original("https://a.org/1"),
-        data.Original("https://a.org/2", "0" * 64),
+        Original("https://a.org/1"),
+        Original("https://a.org/2", "0" * 64),
     )
     assert entries["a/scores.csv.gz"].prepare == "make"
     assert entries["a/scores.csv.gz"].key == "toy/a/scores.csv.gz"
@@ -552,7 +553,7 @@ def test_a_catalogue_keeps_the_order_and_every_field(package: Path) -> None:
 def test_a_malformed_entry_is_refused_with_its_place(package: Path, file: Any, message: str) -> None:
     path = write_catalogue(package, plain_file(name="fine.csv"), file)
     with pytest.raises(data.DataError) as error:
-        data.catalogue("toy")
+        catalogue("toy")
     assert str(error.value).startswith(f"{path}, file 2")
     assert message in str(error.value)
 
@@ -560,7 +561,7 @@ def test_a_malformed_entry_is_refused_with_its_place(package: Path, file: Any, m
 def test_two_entries_of_one_name_are_refused(package: Path) -> None:
     write_catalogue(package, plain_file(), plain_file())
     with pytest.raises(data.DataError, match=r"file 2: the name 'scores\.csv' is there twice"):
-        data.catalogue("toy")
+        catalogue("toy")
 
 
 @pytest.mark.parametrize(
@@ -575,14 +576,14 @@ def test_a_malformed_catalogue_is_refused(package: Path, text: str, message: str
     path = package / "toy" / "data.toml"
     path.write_text(text)
     with pytest.raises(data.DataError) as error:
-        data.catalogue("toy")
+        catalogue("toy")
     assert str(error.value).startswith(str(path))
     assert message in str(error.value)
 
 
 # --- the papers' own catalogues ---------------------------------------------------------------------------------------
 
-PAPERS = data.catalogued_papers()
+PAPERS = catalogued_papers()
 
 
 def test_every_catalogue_of_the_source_tree_is_found() -> None:
@@ -592,7 +593,7 @@ def test_every_catalogue_of_the_source_tree_is_found() -> None:
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_papers_catalogue_is_well_formed_and_its_recipes_exist(paper: str) -> None:
-    entries = data.catalogue(paper)
+    entries = catalogue(paper)
     for entry in entries.values():
         if entry.prepare is not None:
             assert callable(getattr(importlib.import_module(f"iclr_repro.{paper}.prepare"), entry.prepare))
@@ -609,7 +610,7 @@ def test_the_real_files_are_exactly_those_of_the_catalogue(paper: str) -> None:
         for path in folder.rglob("*")
         if path.is_file() and path.name != "README.md"
     }
-    entries = data.catalogue(paper)
+    entries = catalogue(paper)
     assert found.keys() == entries.keys()
     for name, entry in entries.items():
         assert (name, len(found[name]), sha256(found[name])) == (name, entry.bytes, entry.sha256)

@@ -36,7 +36,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     (package / "toy").mkdir(parents=True)
     (package / "toy" / "data.toml").write_text("\n".join(files))
     sent = {f"https://toy.org/{name}": content for name, content in CONTENT.items()}
-    monkeypatch.setattr(data, "_PACKAGE", package)
+    monkeypatch.setattr("iclr_repro.core.catalogue._PACKAGE", package)
     monkeypatch.setattr(data, "_download", lambda original, entry, folder: sent.pop(original.url))
     monkeypatch.setenv("ICLR_REPRO_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ICLR_REPRO_OFFLINE", raising=False)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iclr_repro.core.data import DataError, MissingDataError, catalogue, locate
+from iclr_repro.core.catalogue import catalogue
+from iclr_repro.core.data import DataError, MissingDataError, locate
 from iclr_repro.fed_prompt import load_masakhanews, load_sib200, load_uriel, load_xnli
 from iclr_repro.fed_prompt.data import LABELS, MASAKHANEWS, disjoint_rows, load_corpus, load_parallel
 from iclr_repro.fed_prompt.pretraining import MOST_UNKNOWN, train_tokenizer, unknown_rate

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from iclr_repro.core.data import catalogue
+from iclr_repro.core.catalogue import catalogue
 from iclr_repro.loki import (
     ast_match,
     check_positions,

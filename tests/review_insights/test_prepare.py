@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iclr_repro.core.data import catalogue
+from iclr_repro.core.catalogue import catalogue
 from iclr_repro.review_insights.prepare import iclr2020_reviews, iclr2021_snapshots
 
 REVIEWS_2020 = b"""\
