@@ -54,14 +54,14 @@ def _pages(problems: Problems) -> Iterator[tuple[str, str]]:
     yield "api/core.md", "# core\n\n" + "\n".join(_reference(f"core.{module}", heading=True) for module in modules)
 
     page = templates.overlay(loader=jinja2.FileSystemLoader(Path(__file__).parent)).get_template("paper.md.j2")
-    results = read_results(RECORDS, "*/results/cpu.json", problems)
+    results = read_results(RECORDS, "*/results/*.json", problems)
     for paper, content in paper_files().items():
         yield (
             f"papers/{paper}.md",
             page.render(
                 paper=content["paper"],
                 experiments=list(content["experiments"]),
-                record=results.get(paper, {}).get("cpu"),
+                records=results.get(paper, {}),
                 note=_part_of_a_page(RECORDS / paper / "README.md"),
                 differences=read_differences(RECORDS / paper / "differences.yaml", paper, problems),
             ),

@@ -24,7 +24,8 @@ RECORD_AND_TEST = """
 import sys, pytest
 from iclr_repro.run import main
 
-sys.exit(main(["paper=eleventh", "record=true"]) or pytest.main(sys.argv[1:]))
+recorded = [main(["paper=eleventh", "scale=" + scale, "record=true"]) for scale in ("smoke", "cpu")]
+sys.exit(any(recorded) or pytest.main(sys.argv[1:]))
 """
 
 

@@ -242,7 +242,12 @@ def test_record_writes_into_the_checkout(toy: Toy, work: Path, tmp_path: Path, m
     assert toy("paper=toy", "record=true") == 0
     recorded = tmp_path / "experiments" / "toy" / "results" / "cpu.json"
     assert read_json(recorded) == read_json(work / "runs/toy/cpu.json")
-    assert (tmp_path / "experiments/toy/figures/walk_distance.svg").is_file()
+    figure = tmp_path / "experiments/toy/figures/walk_distance.svg"
+    before = figure.read_bytes()
+    assert toy("paper=toy", "scale=smoke", "record=true") == 0
+    assert read_json(recorded.with_name("smoke.json")) == read_json(work / "runs/toy/smoke.json")
+    assert {path: path.read_bytes() for path in figure.parent.rglob("*.svg")}[figure] == before
+    assert not list(figure.parent.glob("*/"))
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,24 @@ def test_smoke_result_is_complete(smoke: tuple[Path, subprocess.CompletedProcess
     assert found["provenance"]["cpu_s"] <= 2 * SMOKE_SECONDS, "twice the budget: tests may share a core"
 
 
+@pytest.mark.parametrize("paper", PAPERS)
+def test_smoke_is_judged_as_the_papers_page_shows(
+    smoke: tuple[Path, subprocess.CompletedProcess[str]], paper: str
+) -> None:
+    work, done = smoke
+    assert done.returncode == 0, done.stderr
+    found = document(work, paper)
+    recorded = json.loads((ROOT / "experiments" / paper / "results" / "smoke.json").read_text())
+    assert set(found["experiments"]) == set(recorded["experiments"])
+    same_data = {
+        name for name, entry in found["experiments"].items() if entry["data"] == recorded["experiments"][name]["data"]
+    }
+    assert same_data
+    for entry, expected in zip(found["claims"], recorded["claims"], strict=True):
+        if same_data.issuperset(entry["experiments"]):
+            assert (entry["id"], entry["verdict"]) == (expected["id"], expected["verdict"]), entry
+
+
 def test_second_smoke_run_is_skipped(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     work, first = smoke
     assert first.returncode == 0, first.stderr

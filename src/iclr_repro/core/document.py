@@ -115,21 +115,25 @@ def record_document(document: Mapping[str, Any], runs_dir: Path, records: Path) 
     """Record the document and its figures (SVG) under `records/<paper>/`; return the document's path.
 
     Figures are those of the first seed, as `figures/<experiment>_<figure>.svg` at scale cpu and
-    `figures/<scale>/<experiment>_<figure>.svg` at other scales.
+    `figures/<scale>/<experiment>_<figure>.svg` at other scales; there are none of scale smoke, which shows no effect.
     """
     folder = records / document["paper"]
     scale = document["scale"]
-    figures = folder / "figures" if scale == "cpu" else folder / "figures" / scale
-    figures.mkdir(parents=True, exist_ok=True)
-    for old in figures.glob("*.svg"):
+    if scale != "smoke":
+        _record_figures(document, runs_dir, folder / "figures" if scale == "cpu" else folder / "figures" / scale)
+    path = folder / "results" / f"{scale}.json"
+    write_json(path, document)
+    return path
+
+
+def _record_figures(document: Mapping[str, Any], runs_dir: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.svg"):
         old.unlink()
     for name, entry in document["experiments"].items():
         if entry["status"] == "finished":
             for figure in sorted((runs_dir / entry["runs"][0] / "figures").glob("*.svg")):
-                shutil.copyfile(figure, figures / f"{name}_{figure.name}")
-    path = folder / "results" / f"{scale}.json"
-    write_json(path, document)
-    return path
+                shutil.copyfile(figure, folder / f"{name}_{figure.name}")
 
 
 def command(overrides: Sequence[str], *, only: Sequence[str] = ()) -> str:
