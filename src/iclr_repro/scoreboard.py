@@ -16,6 +16,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -66,7 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(",".join(longest_first(recorded)))
     else:
         documents = _at_scale(options.runs, "*/*.json", options.scale, problems)
-        console().print(scoreboard(documents, recorded, options.scale, options.runs, since=options.since))
+        out = console()
+        out.print(
+            *scoreboard(documents, recorded, options.scale, options.runs, out, since=options.since),
+            sep="\n",
+        )
     for line in problems.lines():
         print(line, file=sys.stderr)
     return 0
@@ -93,21 +99,26 @@ def forecast_table(recorded: Mapping[str, Document], scale: str) -> Table:
 
 
 def scoreboard(
-    documents: Mapping[str, Document], recorded: Mapping[str, Document], scale: str, runs: Path, *, since: float = 0.0
-) -> Table:
-    """Make the table of what came out: a row a paper, and their sum.
+    documents: Mapping[str, Document],
+    recorded: Mapping[str, Document],
+    scale: str,
+    runs: Path,
+    out: Console,
+    *,
+    since: float = 0.0,
+) -> list[Table]:
+    """Make the table of what came out, a row a paper, and their sum; two tables where one would be too wide.
 
     Args:
         documents: results at this scale, by paper.
         recorded: those that the times are compared with.
         scale: of both.
         runs: folder of the documents and of the run folders.
+        out: where they are to be printed.
         since: s since 1970; a paper whose document is older did not come to its end since, and counts as "not run", or
             as "interrupted" where a run of it was begun.
     """
-    beside = ("wall time (forecast)", "CPU time (forecast)", "memory (forecast)")
-    columns = ("paper", "fidelity", *VERDICTS, "data", *beside, "status")
-    made = table(f"Scoreboard at scale {scale}", *columns)
+    rows = []
     totals = dict.fromkeys(VERDICTS, 0)
     for paper, content in paper_files().items():
         document = documents.get(paper)
@@ -118,14 +129,30 @@ def scoreboard(
             found = verdict_counts(document)
             counts, data = [str(count) for count in found.values()], data_kind(document)
             totals = {verdict: totals[verdict] + found[verdict] for verdict in VERDICTS}
-        status = _status(document) if document is not None else _status_without_document(runs / paper, scale, since)
+        ended = _status(document) if document is not None else _status_without_document(runs / paper, scale, since)
+        status = Text(ended, style=next(style for word, style in _STATUS_STYLES.items() if ended.startswith(word)))
         times = [_beside(key, document, recorded.get(paper)) for key in ("wall_s", "cpu_s", "peak_memory_bytes")]
-        style = next(style for word, style in _STATUS_STYLES.items() if status.startswith(word))
-        made.add_row(paper, content["paper"]["fidelity"], *counts, data, *times, Text(status, style=style))
-    made.add_section()
-    sums = [Text(str(totals[verdict]), style=VERDICT_STYLES[verdict]) for verdict in VERDICTS]
-    made.add_row("all", "", *sums)
-    return made
+        rows.append((paper, content["paper"]["fidelity"], counts, data, times, status))
+
+    title = f"Scoreboard at scale {scale}"
+    beside = ("wall time (forecast)", "CPU time (forecast)", "memory (forecast)")
+    whole = table(title, "paper", "fidelity", *VERDICTS, "data", *beside, "status")
+    for paper, fidelity, counts, data, times, status in rows:
+        whole.add_row(paper, fidelity, *counts, data, *times, status)
+    whole.add_section()
+    whole.add_row("all", "", *(Text(str(totals[verdict]), style=VERDICT_STYLES[verdict]) for verdict in VERDICTS))
+    if out.measure(whole, options=out.options.update(width=1000)).maximum <= out.width:
+        return [whole]
+    verdicts = table(f"{title}\n{'/'.join(VERDICTS)}", "paper", "fidelity", "verdicts", "data", "status")
+    costs = table("What it took", "paper", *beside)
+    for paper, fidelity, counts, data, times, status in rows:
+        verdicts.add_row(paper, fidelity, "/".join(filter(None, counts)), data, status)
+        costs.add_row(paper, *times)
+    verdicts.add_section()
+    verdicts.add_row("all", "", "/".join(map(str, totals.values())))
+    for narrow in (verdicts, costs):
+        narrow.box = box.SIMPLE_HEAD
+    return [verdicts, costs]
 
 
 def _at_scale(folder: Path, pattern: str, scale: str, problems: Problems) -> dict[str, Document]:
