@@ -40,13 +40,11 @@ from iclr_repro.pairwise_review.experiments._judged import (
 )
 from iclr_repro.pairwise_review.judges import TextRegression, text_reviews
 from iclr_repro.pairwise_review.judging import collect
-from iclr_repro.pairwise_review.language_judge import (
-    AGAIN_TOKENS,
-    ANSWER_TOKENS,
+from iclr_repro.pairwise_review.language_judge import AGAIN_TOKENS, ANSWER_TOKENS, Reading
+from iclr_repro.pairwise_review.language_rater import (
     META_TOKENS,
     REVIEW_TOKENS,
     LanguageModelRater,
-    Reading,
     expected_ratings,
 )
 from iclr_repro.pairwise_review.measures import gini as gini_of
