@@ -48,7 +48,7 @@ from iclr_repro.pairwise_review import (
 )
 from iclr_repro.pairwise_review.cost import forecast, price
 from iclr_repro.pairwise_review.judging import judgement_of
-from iclr_repro.pairwise_review.language_judge import expected_digit, expected_ratings
+from iclr_repro.pairwise_review.language_rater import expected_digit, expected_ratings
 from iclr_repro.pairwise_review.prompts import load_template
 from pairwise_review.cases import papers
 

@@ -32,7 +32,8 @@ from iclr_repro.pairwise_review.data import load_papers, load_reviewer_scores, r
 from iclr_repro.pairwise_review.embedding import embed_texts
 from iclr_repro.pairwise_review.judges import ReplayJudge, SimJudge, TextJudge, TextRegression, prefer_by_scores
 from iclr_repro.pairwise_review.judging import Judge, Judgement, JudgementLog, collect, count_rows
-from iclr_repro.pairwise_review.language_judge import LanguageModelJudge, LanguageModelRater, Reading
+from iclr_repro.pairwise_review.language_judge import LanguageModelJudge, Reading
+from iclr_repro.pairwise_review.language_rater import LanguageModelRater
 from iclr_repro.pairwise_review.law import predicted_correlation
 from iclr_repro.pairwise_review.measures import (
     Impact,

@@ -34,10 +34,14 @@ _FEW_UNREADABLE = 0.1  # share of answers that may be unusable where systems are
 _SAME_STRENGTH = 1e-4  # largest difference of a strength, or of a probability, between two computations
 
 
+def _counted(name: str, value: float) -> Values:
+    """A number without an error of its own."""
+    return Values(name, np.array([value]), interval=(value, value))
+
+
 def _share(values: Values, holds: np.ndarray, what: str) -> Values:
     """The share of seeds in which something holds: a count, known exactly."""
-    share = float(np.mean(holds & np.isfinite(values.values)))
-    return Values(f"share of seeds with {values.name} {what}", np.array([share]), interval=(share, share))
+    return _counted(f"share of seeds with {values.name} {what}", float(np.mean(holds & np.isfinite(values.values))))
 
 
 def _share_above(values: Values, bound: float) -> Values:
@@ -90,18 +94,25 @@ def _judged_venues(r: Results, metric: str) -> list[ExperimentResults]:
     return judged
 
 
-def _counted(name: str, value: float) -> Values:
-    """A number without an error of its own."""
-    return Values(name, np.array([value]), interval=(value, value))
+def _judged_venue(r: Results, experiment: str, metric: str, *, name: str) -> ExperimentResults:
+    """One of `_judged_venues`, by its experiment."""
+    for table in _judged_venues(r, metric):
+        if table.name == experiment:
+            return table
+    raise NotRun(f"{name} was not judged by a language model that answered nearly all questions")
+
+
+def _require_two(venues: list[bool], done: str = "judged") -> None:
+    if len(venues) < 2:
+        raise NotRun(
+            f"{len(venues)} venues were {done} by a language model that answered at least {1 - _FEW_UNREADABLE:.0%} of "
+            "the questions: two are needed"
+        )
 
 
 def _on_every_venue(holds: list[bool], what: str) -> Check:
     """Check that something holds on each of at least two venues."""
-    if len(holds) < 2:
-        raise NotRun(
-            f"{len(holds)} venues were judged by a language model that answered at least {1 - _FEW_UNREADABLE:.0%} of "
-            "the questions: two are needed"
-        )
+    _require_two(holds)
     return exact(_counted(f"share of {len(holds)} venues where {what}", float(np.mean(holds))), 1.0)
 
 
@@ -119,11 +130,7 @@ def comparisons_beat_ratings_on_real_venues(r: Results) -> Check:
         if table["rating/unusable"].mean / table["n"].mean <= _FEW_UNREADABLE:
             difference = table["pairwise_minus_rating/mean"]
             better.append(bool(difference.interval and difference.interval[0] > 0))
-    if len(better) < 2:
-        raise NotRun(
-            f"{len(better)} venues were judged and rated by a language model that answered at least "
-            f"{1 - _FEW_UNREADABLE:.0%} of the questions: two are needed"
-        )
+    _require_two(better, "judged and rated")
     return at_least(_counted("venues where comparisons are better", float(sum(better))), 2)
 
 
@@ -182,11 +189,11 @@ def ratings_win_at_equal_calls(r: Results) -> Check:
 def balanced_order_cancels_position_bias(r: Results) -> Check:
     """Random order beats fixed order by 0.1 Spearman; the position term repairs it, its mean within 0.15 of b_pos."""
     error = r.position_bias["fixed_corrected/gamma"] - r.position_bias["position_bias"]
-    mean = float(error.mean)  # the sheet's threshold is on the mean over seeds
     return all_of(
         at_least(r.position_bias["random_minus_fixed"], 0.1),
         at_least(r.position_bias["fixed_corrected_minus_random"], -0.03),
-        within(Values(f"mean of {error.name}", np.array([mean]), interval=(mean, mean)), -0.15, 0.15),
+        # The sheet's threshold is on the mean over seeds.
+        within(_counted(f"mean of {error.name}", error.mean), -0.15, 0.15),
     )
 
 
@@ -241,10 +248,8 @@ def overlap_with_humans_is_between_chance_and_one(r: Results) -> Check:
 @claim(id="C10p", source="Table 1", paper="41.0 % on ICLR 2024", scales=("paper",), data="real")
 def overlap_with_humans_on_iclr_2024(r: Results) -> Check:
     """On ICLR 2024 the accepted set shares 30 to 50 % with the human one, significantly more than chance."""
-    tables = [t for t in _judged_venues(r, "pairwise/overlap_human") if t.name == "iclr2024_table"]
-    if not tables:
-        raise NotRun("ICLR 2024 was not judged by a language model that answered nearly all questions")
-    overlap, p = (tables[0][f"pairwise/overlap_human{end}"].mean for end in ("", "/p_value"))
+    table = _judged_venue(r, "iclr2024_table", "pairwise/overlap_human", name="ICLR 2024")
+    overlap, p = (table[f"pairwise/overlap_human{end}"].mean for end in ("", "/p_value"))
     # About 31 % were accepted, so that chance alone is within the bounds.
     return all_of(
         within(_counted("overlap", overlap), 0.3, 0.5),
@@ -265,10 +270,7 @@ def a_cheap_real_judge_finds_impact(r: Results) -> Check:
 def a_language_model_finds_impact_as_the_cheap_judge_does(r: Results) -> Check:
     """On CoRL 2023 comparisons by a language model follow citations at least as well as the text regression."""
     metric = "pairwise_minus_text/spearman_citations"
-    tables = [table for table in _judged_venues(r, metric) if table.name == "corl_table"]
-    if not tables:
-        raise NotRun("CoRL 2023 was not judged by a language model that answered nearly all questions")
-    return at_least(tables[0][metric], 0.0)
+    return at_least(_judged_venue(r, "corl_table", metric, name="CoRL 2023")[metric], 0.0)
 
 
 @claim(id="C12", source="App. B.2, Table 3", paper="about $1,350 for 3 M comparisons", scales=("smoke", "cpu", "paper"))

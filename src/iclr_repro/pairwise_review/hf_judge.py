@@ -30,13 +30,8 @@ from transformers import (
 
 from iclr_repro.core.language_model import answer_tokens
 from iclr_repro.pairwise_review.judging import BaseJudge, Judgement
-from iclr_repro.pairwise_review.language_judge import (
-    LEAST_MASS,
-    ExpectedRatings,
-    Reading,
-    expected_digit,
-    preference,
-)
+from iclr_repro.pairwise_review.language_judge import LEAST_MASS, Reading, preference
+from iclr_repro.pairwise_review.language_rater import ExpectedRatings, expected_digit
 from iclr_repro.pairwise_review.papers import Paper, check_papers
 from iclr_repro.pairwise_review.prompts import CountTokens, estimate_tokens, load_template
 
@@ -194,7 +189,7 @@ class HFJudge(BaseJudge):
         return judgements
 
     def expected_ratings(self, papers: Sequence[Paper]) -> ExpectedRatings:
-        """Rate papers by the same model, see `language_judge.expected_ratings`.
+        """Rate papers by the same model, see `language_rater.expected_ratings`.
 
         Raises:
             ValueError: a paper without text, a prompt longer than the context, or digits of more than one token.

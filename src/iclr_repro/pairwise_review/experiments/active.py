@@ -12,7 +12,7 @@ from iclr_repro.core.experiment import Result, parameter
 from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review import figures
 from iclr_repro.pairwise_review.active import compare_actively
-from iclr_repro.pairwise_review.bradley_terry import fit_bradley_terry
+from iclr_repro.pairwise_review.bradley_terry import BradleyTerryFit, fit_bradley_terry
 from iclr_repro.pairwise_review.experiments._judged import ACCEPT_HELP, M_HELP, N_HELP, PENALTY_HELP, simulate
 from iclr_repro.pairwise_review.measures import overlap
 from iclr_repro.pairwise_review.selection import decision_bands, select_top, top_probability
@@ -37,76 +37,105 @@ class Active:
     def run(self, run: Run) -> Result:
         """Measure the overlap with the truly best K papers along both ways of spending the budget."""
         k, total = round(self.accept * self.n), self.budget * self.n // 2
-        found: dict[str, list[float]] = {}
-        curves: dict[str, list[list[tuple[int, float]]]] = {"active": [], "random": []}
-        for index in range(self.runs):
-            simulation = simulate(
-                run,
-                f"venue {index}",
-                n=self.n,
-                comparisons_per_paper=self.budget,
-                position_bias=self.position_bias,
-            )
-            merit, seed = simulation.merit, int(run.rng(f"active/{index}").integers(2**62))
-            best = select_top(simulation.papers.quality, k)
-            answer = partial(judge_pairs, merit, seed=seed, position_bias=self.position_bias)
-            rounds = compare_actively(
-                answer,
-                self.n,
-                k,
-                total,
-                rng=run.rng(f"pairs/{index}"),
-                start=max(1, round(self.start * total)),
-                batch=max(1, round((1 - self.start) * total / self.rounds)),
-                penalty=self.penalty,
-                confidence=self.confidence,
-                position_effect=True,
-            )
-            curves["active"].append([(one.comparisons, overlap(select_top(one.fit.beta, k), best)) for one in rounds])
-            fits = [
-                fit_bradley_terry(
-                    self.n,
-                    simulation.first[:num],
-                    simulation.second[:num],
-                    simulation.won[:num],
-                    penalty=self.penalty,
-                    position_effect=True,
-                )
-                for num in (one.comparisons for one in rounds)
-            ]
-            random = [
-                (one.comparisons, overlap(select_top(fit.beta, k), best)) for one, fit in zip(rounds, fits, strict=True)
-            ]
-            curves["random"].append(random)
-            last = fits[-1]
-            probability = top_probability(last, k, rng=run.rng(f"bands/{index}"))
-            bands = decision_bands(probability, confidence=self.confidence)
-            certain, inside = bands != "borderline", np.isin(np.arange(self.n), best)
-            right = np.where(bands == "accept", inside, ~inside)[certain]
-            at = min(rounds, key=lambda one: abs(one.comparisons - self.share * total))
-            position = rounds.index(at)
-            for name, value in {
-                "random/overlap": random[-1][1],
-                "active/overlap": curves["active"][-1][-1][1],
-                "active/overlap_at_share": curves["active"][-1][position][1],
-                "active_at_share_minus_random": curves["active"][-1][position][1] - random[-1][1],
-                "active_at_share_minus_chance": curves["active"][-1][position][1] - k / self.n,
-                "active/share_used": at.comparisons / total,
-                "random/settled": float(certain.mean()),
-                "active/settled": rounds[-1].settled,
-                "random/settled_right": float(right.mean()) if len(right) else 1.0,
-            }.items():
-                found.setdefault(name, []).append(value)
-        metrics: dict[str, float | np.ndarray] = {name: np.array(values) for name, values in found.items()}
+        spent = [self._spend(run, index, k, total) for index in range(self.runs)]
+        rows = [self._compare(one, k, total) for one in spent]
+        metrics: dict[str, float | np.ndarray] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        shown = {
+            "active": pd.DataFrame([one.active for one in spent]),
+            "random": pd.DataFrame([one.random for one in spent]),
+        }
+        last = spent[-1]
         # Without the variance of a common shift, which changes no rank.
         shift = 1 / (self.n * self.penalty) if self.penalty else 0.0
-        errors = np.sqrt(np.maximum(last.standard_errors() ** 2 - shift, 0.0))
-        shown = {way: pd.DataFrame([dict(one) for one in several]) for way, several in curves.items()}
+        errors = np.sqrt(np.maximum(last.fit.standard_errors() ** 2 - shift, 0.0))
         return Result(
             metrics={**metrics, "n": self.n},
             tables={"curves": pd.concat({way: table.mean() for way, table in shown.items()}, axis=1)},
             figures={
                 "active": figures.active_curves(shown, self.share * total),
-                "bands": figures.bands(last.beta, errors, probability, k, self.confidence),
+                "bands": figures.bands(last.fit.beta, errors, last.probability, k, self.confidence),
             },
         )
+
+    def _spend(self, run: Run, index: int, k: int, total: int) -> _Spent:
+        """Spend the budget of one venue both ways; the random comparisons are fitted as often as the active ones."""
+        simulation = simulate(
+            run,
+            f"venue {index}",
+            n=self.n,
+            comparisons_per_paper=self.budget,
+            position_bias=self.position_bias,
+        )
+        merit, seed = simulation.merit, int(run.rng(f"active/{index}").integers(2**62))
+        best = select_top(simulation.papers.quality, k)
+        rounds = compare_actively(
+            partial(judge_pairs, merit, seed=seed, position_bias=self.position_bias),
+            self.n,
+            k,
+            total,
+            rng=run.rng(f"pairs/{index}"),
+            start=max(1, round(self.start * total)),
+            batch=max(1, round((1 - self.start) * total / self.rounds)),
+            penalty=self.penalty,
+            confidence=self.confidence,
+            position_effect=True,
+        )
+        fits = {
+            num: fit_bradley_terry(
+                self.n,
+                simulation.first[:num],
+                simulation.second[:num],
+                simulation.won[:num],
+                penalty=self.penalty,
+                position_effect=True,
+            )
+            for num in (one.comparisons for one in rounds)
+        }
+        last = fits[rounds[-1].comparisons]
+        return _Spent(
+            best=best,
+            active={one.comparisons: overlap(select_top(one.fit.beta, k), best) for one in rounds},
+            active_settled=rounds[-1].settled,
+            random={num: overlap(select_top(fit.beta, k), best) for num, fit in fits.items()},
+            fit=last,
+            probability=top_probability(last, k, rng=run.rng(f"bands/{index}")),
+        )
+
+    def _compare(self, spent: _Spent, k: int, total: int) -> dict[str, float]:
+        """The metrics of one venue."""
+        bands = decision_bands(spent.probability, confidence=self.confidence)
+        certain, inside = bands != "borderline", np.isin(np.arange(self.n), spent.best)
+        right = np.where(bands == "accept", inside, ~inside)[certain]
+        end = max(spent.active)
+        at = min(spent.active, key=lambda num: abs(num - self.share * total))
+        return {
+            "random/overlap": spent.random[end],
+            "active/overlap": spent.active[end],
+            "active/overlap_at_share": spent.active[at],
+            "active_at_share_minus_random": spent.active[at] - spent.random[end],
+            "active_at_share_minus_chance": spent.active[at] - k / self.n,
+            "active/share_used": at / total,
+            "random/settled": float(certain.mean()),
+            "active/settled": spent.active_settled,
+            "random/settled_right": float(right.mean()) if len(right) else 1.0,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Spent:
+    """What both ways of spending the budget of a venue found.
+
+    Attributes:
+        best: [k] the truly best papers.
+        active, random: overlap with these, by the number of comparisons.
+        active_settled: share of papers that are certainly in or out after all active ones.
+        fit: of all random ones.
+        probability: [n] of being in the top k by it.
+    """
+
+    best: np.ndarray
+    active: dict[int, float]
+    active_settled: float
+    random: dict[int, float]
+    fit: BradleyTerryFit
+    probability: np.ndarray
