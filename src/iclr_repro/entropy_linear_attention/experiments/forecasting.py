@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, parameter
@@ -21,20 +21,18 @@ from iclr_repro.core.rundir import Run
 from iclr_repro.entropy_linear_attention import figures
 from iclr_repro.entropy_linear_attention._choices import check_clip_norm, check_heads, check_listed
 from iclr_repro.entropy_linear_attention.conversion import (
-    attention_entropy_report,
     attention_layers,
     convert_attention,
-    observed_attention,
     relative_attention_entropy,
 )
 from iclr_repro.entropy_linear_attention.data import FULL_SETS, LOADERS, load_full, load_pems08_tail
+from iclr_repro.entropy_linear_attention.experiments._inspection import SOFTMAX, examples, softmax_of, softmax_scores
 from iclr_repro.entropy_linear_attention.experiments.attainment import attainment_metrics
-from iclr_repro.entropy_linear_attention.experiments.entropy import estimate_errors
-from iclr_repro.entropy_linear_attention.forecasters import FORECASTERS
+from iclr_repro.entropy_linear_attention.forecasters import anchor_errors, naive_errors
 from iclr_repro.entropy_linear_attention.host import NONE, STID, ELinFormer, InvertedForecaster
 from iclr_repro.entropy_linear_attention.mechanisms import MECHANISMS
 from iclr_repro.entropy_linear_attention.memory import peak_memory
-from iclr_repro.entropy_linear_attention.metrics import errors, errors_by_horizon, masked_errors
+from iclr_repro.entropy_linear_attention.metrics import errors, errors_by_horizon
 from iclr_repro.entropy_linear_attention.series import ANCHORS, Series, Windows
 from iclr_repro.entropy_linear_attention.synthetic import synthetic_traffic
 from iclr_repro.entropy_linear_attention.training import (
@@ -42,7 +40,6 @@ from iclr_repro.entropy_linear_attention.training import (
     forecast_errors,
     forecast_learner,
     forecast_loss,
-    forecasts,
     initialised,
 )
 
@@ -50,7 +47,6 @@ _STID = "stid"
 _FINE_TUNING_RATE = 0.1  # of the largest learning rate; ours, chosen before any run
 _SYNTHETIC_DAYS = 25  # as long as pems08_tail
 _SHOWN_HORIZONS = (3, 6, 12)
-_SOFTMAX = ("softmax", "softmax_sdpa")  # the same function: the first that is trained stands for both
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,43 +153,34 @@ class Forecasting(_Trained):
             raise ValueError(
                 f"num_heads is {self.num_heads}, expected a divisor of the {dim} features of the embeddings"
             )
-        if self.fine_tune_steps and _softmax_of(self.attentions) is None:
+        if self.fine_tune_steps and softmax_of(self.attentions) is None:
             raise ValueError(
                 f"fine_tune_steps is {self.fine_tune_steps}, but attentions {list(self.attentions)} has no softmax to"
-                f" convert: add one of {', '.join(_SOFTMAX)}, or set fine_tune_steps=0"
+                f" convert: add one of {', '.join(SOFTMAX)}, or set fine_tune_steps=0"
             )
 
     def run(self, run: Run) -> Result:
         """Train every model from equal weights in the same order of windows, and test it."""
         series, kind = self.load(run)
         models = {name: self.model(run, name, series) for name in self.attentions}
-        sums = _naive(series, self.test_every)
-        sums["anchor"] = _anchor_errors(series, self.anchor, self.test_every)
-        rows: dict[str, dict[str, float]] = {}
-        learners = {}
+        tested = series.test[:: self.test_every]
+        sums = naive_errors(series, tested)
+        sums["anchor"] = anchor_errors(series, tested, self.anchor)
+        costs, learners = {}, {}
         for name, model in models.items():
             learners[name] = self.learner(run, model, series)
             self.trained(run, learners[name], stage=name)
             sums[name] = self.tested(learners[name], series)
-            timing = run.loop.timings[name]
-            rows[name] = {
-                "parameters": float(sum(weights.numel() for weights in model.parameters())),
-                "epoch_s": len(series.train) / self.batch_size * timing.seconds / max(timing.steps, 1),
-                "step_peak_bytes": float(self.step_memory(run, model, series)),
-            }
+            costs[name] = self.costs(run, name, model, series)
             run.log.info("%s: test MAE %.3f", name, errors(sums[name])["mae"])
         metrics = {
-            "test/n": float(len(series.test[:: self.test_every])),
+            "test/n": float(len(tested)),
             "train/n": float(len(series.train)),
             "nodes": float(series.num_nodes),
         }
         for name, of_model in sums.items():
-            metrics |= {f"{name}/{quantity}": value for quantity, value in errors(of_model).items()}
-            for step, at_step in errors_by_horizon(of_model).items():
-                if step in _SHOWN_HORIZONS:
-                    metrics |= {f"{name}/horizon{step}/{quantity}": value for quantity, value in at_step.items()}
-            metrics |= {f"{name}/{quantity}": value for quantity, value in rows.get(name, {}).items()}
-        tables: dict[str, pd.DataFrame] = {}
+            found = _at_horizons(of_model) | costs.get(name, {})
+            metrics |= {f"{name}/{quantity}": value for quantity, value in found.items()}
         shown: dict[str, Any] = {}
         x, _, _ = (
             part[None].to(run.device) for part in Windows(series, series.test, self.anchor)[len(series.test) // 2]
@@ -207,20 +194,15 @@ class Forecasting(_Trained):
             if spatial := [value for layer, value in of_layer.items() if layer.startswith("spatial")]:
                 table.loc[name, "relative_entropy"] = float(np.mean(spatial))
             metrics |= attainment_metrics(model, x, generator=run.torch_rng(f"attainment/{name}"), prefix=name)
-        tables["errors"] = table
-        if (softmax := _softmax_of(self.attentions)) is not None:
-            report = attention_entropy_report(models[softmax], x, generator=run.torch_rng("report"))
-            plain = attention_entropy_report(
-                models[softmax], x, generator=run.torch_rng("report/plain"), feature_map="identity"
-            )
-            tables |= {"attention_entropy": report, "attention_entropy_plain": plain}
-            metrics |= _of_host(plain, report) | _estimates_on_host(
-                models[softmax], x, generator=run.torch_rng("estimates")
-            )
-            shown["attention_entropy_report"] = figures.entropy_report(report)
+        tables = {"errors": table}
+        if (softmax := softmax_of(self.attentions)) is not None:
+            reports, means = softmax_scores(run, models[softmax], x)
+            tables |= reports
+            metrics |= means
+            shown["attention_entropy_report"] = figures.entropy_report(reports["attention_entropy"])
             if self.fine_tune_steps:
                 metrics |= self.conversions(run, models[softmax], series)
-        truth, predicted = _examples(learners, series, self.anchor)
+        truth, predicted = examples(learners, series, self.anchor)
         shown |= {
             "error_by_horizon": figures.error_by_horizon({name: errors_by_horizon(one) for name, one in sums.items()}),
             "forecasts": figures.forecasts(truth, predicted),
@@ -278,6 +260,15 @@ class Forecasting(_Trained):
             )
         return initialised(build, seed=run.seed)
 
+    def costs(self, run: Run, name: str, model: nn.Module, series: Series) -> dict[str, float]:
+        """Parameters of a model trained as stage `name`, seconds of an epoch, and memory of an update."""
+        timing = run.loop.timings[name]
+        return {
+            "parameters": float(sum(weights.numel() for weights in model.parameters())),
+            "epoch_s": len(series.train) / self.batch_size * timing.seconds / max(timing.steps, 1),
+            "step_peak_bytes": float(self.step_memory(run, model, series)),
+        }
+
     def step_memory(self, run: Run, model: nn.Module, series: Series) -> int:
         """Most bytes held by the forward and backward pass of one update, weights and optimiser state not counted."""
         windows = Windows(series, series.train[: self.batch_size], self.anchor)
@@ -330,7 +321,7 @@ class NaiveForecasts:
         series, kind = real_or_synthetic(
             self.data, load_pems08_tail, lambda: synthetic_traffic(170, _SYNTHETIC_DAYS, rng=run.rng("data"))
         )
-        sums = _naive(series, 1, history_rows=int(series.test[0]) + series.num_steps - 1)
+        sums = naive_errors(series, series.test, history_rows=int(series.test[0]) + series.num_steps - 1)
         metrics = {f"{name}/{quantity}": value for name, one in sums.items() for quantity, value in errors(one).items()}
         table = pd.DataFrame({name: errors(one) for name, one in sums.items()}).T
         return Result(metrics={**metrics, "test/n": float(len(series.test))}, tables={"errors": table}, data=kind)
@@ -371,7 +362,7 @@ class PlugIn(_Trained):
                 num_layers=self.num_layers,
             )
             plain = initialised(build, seed=run.seed)
-            sums = _naive(series, self.test_every)
+            sums = naive_errors(series, series.test[:: self.test_every])
             for name, model in {"eala_collision": convert_attention(plain), "softmax": plain}.items():
                 learner = self.learner(run, model, series)
                 self.trained(run, learner, stage=f"{dataset}_{name}")
@@ -382,71 +373,10 @@ class PlugIn(_Trained):
         return Result(metrics=metrics, data="synthetic" if "synthetic" in kinds else "real")
 
 
-def _softmax_of(attentions: Collection[str]) -> str | None:
-    """The softmax among the attentions that the report and the conversions look at; None: there is none."""
-    return next((name for name in _SOFTMAX if name in attentions), None)
-
-
-def _naive(series: Series, test_every: int, *, history_rows: int | None = None) -> dict[str, np.ndarray]:
-    """Error sums [4, P] of the forecasts without a network; they learn from the rows of the training windows."""
-    starts = series.test[::test_every]
-    rows = series.history_rows if history_rows is None else history_rows
-    truth, missing = series.targets(starts), series.zeros_are_missing
-    return {
-        name: masked_errors(forecast(series, starts, history_rows=rows), truth, zeros_are_missing=missing)
-        for name, forecast in FORECASTERS.items()
-    }
-
-
-def _anchor_errors(series: Series, anchor: str, test_every: int) -> np.ndarray:
-    """Error sums of the anchor itself: what an untrained network that starts at zero predicts."""
-    windows = Windows(series, series.test[::test_every], anchor)
-    samples = [windows[index] for index in range(len(windows))]
-    predicted, truth = (torch.stack([sample[part] for sample in samples]).numpy() for part in (1, 2))
-    return masked_errors(predicted, truth, zeros_are_missing=series.zeros_are_missing)
-
-
-def _of_host(plain: pd.DataFrame, relu: pd.DataFrame) -> dict[str, float]:
-    """Scores of the trained softmax host, and what ReLU features make of them: means over heads of spatial layers."""
-    chosen = {"plain": ("variance", "entropy", "deficit", "attainment"), "relu": ("attainment", "dead", "tv_to_plain")}
-    found: dict[str, float] = {}
-    for name, report in (("plain", plain), ("relu", relu)):
-        spatial = report[report.index.get_level_values("layer").str.startswith("spatial")]
-        found |= {f"host_keys/{name}/{quantity}": float(spatial[quantity].mean()) for quantity in chosen[name]}
+def _at_horizons(sums: np.ndarray) -> dict[str, float]:
+    """Errors over all steps ahead, and at those that are shown."""
+    found = errors(sums)
+    for step, at_step in errors_by_horizon(sums).items():
+        if step in _SHOWN_HORIZONS:
+            found |= {f"horizon{step}/{quantity}": value for quantity, value in at_step.items()}
     return found
-
-
-def _estimates_on_host(model: nn.Module, x: Tensor, *, generator: torch.Generator) -> dict[str, float]:
-    """E1 (c): relative errors of each estimate on the scores of the trained softmax host, means over spatial layers."""
-    rows = [
-        pd.DataFrame(estimate_errors(seen.sampled.double(), seen.k.double(), "identity"))
-        for layer, seen in observed_attention(model, x, generator=generator).items()
-        if layer.startswith("spatial")
-    ]
-    if not rows:
-        return {}
-    means = sum(rows[1:], rows[0]) / len(rows)
-    return {
-        f"host_keys/{estimate}/{quantity}": float(means.at[quantity, estimate])
-        for estimate in means.columns
-        for quantity in means.index
-    }
-
-
-def _examples(
-    learners: Mapping[str, KeepBest], series: Series, anchor: str
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Truth and forecasts at the last horizon for half a day of consecutive test windows, [windows, N]."""
-    starts = series.test[: series.steps_per_day // 2]
-    windows = Windows(series, starts, anchor)
-    found: dict[str, np.ndarray] = {}
-    for name in (_softmax_of(learners), "eala_collision"):
-        if name is not None and name in learners:
-            learner = learners[name].learner
-            rows = []
-            with torch.no_grad():
-                for batch in torch.utils.data.DataLoader(windows, batch_size=16, generator=torch.Generator()):
-                    x, at, _ = (part.to(learner.accelerator.device) for part in batch)
-                    rows.append(forecasts(learner.model.eval(), x, at, series.std)[:, -1].cpu())
-            found[name] = torch.cat(rows).numpy()
-    return series.targets(starts)[:, -1], found
