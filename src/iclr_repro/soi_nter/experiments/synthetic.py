@@ -95,16 +95,7 @@ class Synthetic(OfSynthetic):
                 found.add(f"{problem}/{name}/n", len(mask))
                 recalls[problem][name] = recall_of_each(mask, black_box.relevant).tolist()
             if not over_k:
-                for name, scores_BN in scores.items():
-                    over_k[name] = {
-                        float(size): faithfulness(
-                            answer,
-                            x_test[: len(scores_BN)],
-                            top_k(run, scores_BN, size, f"over_k/{name}/{size}"),
-                            own_B=own[: len(scores_BN)],
-                        )["post_hoc_accuracy"]
-                        for size in range(1, n + 1)
-                    }
+                over_k = _over_k(run, scores, answer, x_test)
             if structured := [one for one in explainers.values() if isinstance(one, SOInter) and one.structured]:
                 paths = self._paths(found, problem, black_box, structured[-1], x_test)
                 made[f"dependencies_{problem}"] = _graph(paths, black_box, structured[-1], x_test)
@@ -176,6 +167,23 @@ def _graph(paths: InteractionPaths, black_box: SyntheticBlackBox, explainer: SOI
     row = int(notable.sum(dim=1).argmax())
     selected = mask[row].nonzero()[:, 0].tolist()
     return figures.dependency_graph(paths, row, selected, _TARGET)
+
+
+def _over_k(
+    run: Run, scores: dict[str, Tensor], answer: Callable[[Tensor], Tensor], x_test: Tensor
+) -> dict[str, dict[float, float]]:
+    """Post-hoc accuracy of each method's k best features, for every k from 1 to all: method -> k -> accuracy."""
+    own = answer(x_test)
+    found: dict[str, dict[float, float]] = {}
+    for name, scores_BN in scores.items():
+        num, n_features = scores_BN.shape
+        found[name] = {
+            float(k): faithfulness(
+                answer, x_test[:num], top_k(run, scores_BN, k, f"over_k/{name}/{k}"), own_B=own[:num]
+            )["post_hoc_accuracy"]
+            for k in range(1, n_features + 1)
+        }
+    return found
 
 
 def _scores_of_last(explainer: AmortisedExplainer, x: Tensor) -> Tensor:
