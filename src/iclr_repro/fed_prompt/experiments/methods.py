@@ -50,6 +50,15 @@ _COMPARED = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class _Best:
+    """A method at its best learning rate on dev."""
+
+    tuned: Tuned
+    rate: float
+    counts: ParameterCounts
+
+
 @dataclass(frozen=True, kw_only=True)
 class Methods(WithPrompts):
     """Federated prompts against every baseline, one draw of labelled texts, intervals over languages.
@@ -80,11 +89,8 @@ class Methods(WithPrompts):
             task.drawn(dict.fromkeys(task.languages, self.n_high), run.rng("labelled texts")),
             poor_and_rich(task, task.low, self.n_low, self.n_high),
         )
-        found: dict[str, Tuned] = {}
-        trained: dict[str, int] = {}
-        chosen_rates: dict[str, float] = {}
+        found: dict[str, _Best] = {}
         centered: dict[str, dict[str, dict[str, Texts]]] = {}
-        encoder_parameters = 0
         for name in self.methods:
             if name == "zero_shot_eng" and "eng" not in task.languages:
                 continue
@@ -93,51 +99,56 @@ class Methods(WithPrompts):
             for rate in self.rates[kind]:
                 model = self.model(run, task, kind)
                 counts = parameter_counts(model)
-                trained[name], encoder_parameters = counts.trainable, counts.backbone
                 if kind not in centered:  # equal for equal phi_0
                     centered[kind] = self.centered(task, model)
                 tried[rate] = self._tuned(run, task, model, centered[kind], rows, name, rate)
-            chosen_rates[name] = max(tried, key=lambda rate: max(tried[rate].dev))
-            found[name] = tried[chosen_rates[name]]
-        accuracy = pd.DataFrame({name: one.accuracies(task.languages) for name, one in found.items()})
-        m = Measurements()
-        m.add("n", float(sum(len(task.labels(language, "test")) for language in task.languages)))
-        resampled = run.rng("bootstrap").integers(len(accuracy), size=(self.resamples, len(accuracy)))
-        for name, one in found.items():
-            of_language = accuracy[name].to_numpy()
-            m.add_draws(f"{name}/accuracy", float(of_language.mean()), of_language[resampled].mean(axis=1))
-            m.add_exact(f"{name}/parameters", trained[name])
-            m.add_exact(f"{name}/bytes", one.num_bytes)
-            m.add_exact(f"{name}/rate", chosen_rates[name])
-        compared = accuracy.assign(majority=[task.majority(language) for language in accuracy.index])
-        for name, (first, second) in _COMPARED.items():
-            if first in compared and second in compared:
-                gain = 100.0 * (compared[first] - compared[second]).to_numpy()
-                m.add_draws(name, float(gain.mean()), gain[resampled].mean(axis=1))
-        m.add_exact("encoder/parameters", encoder_parameters)
+            best = max(tried, key=lambda rate: max(tried[rate].dev))
+            found[name] = _Best(tried[best], best, counts)
+        accuracy = pd.DataFrame({name: one.tuned.accuracies(task.languages) for name, one in found.items()})
         summary = pd.DataFrame(
             {
                 name: {
                     "accuracy": accuracy[name].mean(),
                     "low": accuracy.loc[list(task.low), name].mean(),
                     "high": accuracy.loc[list(task.high), name].mean(),
-                    "parameters": trained[name],
-                    "megabytes": one.num_bytes / 1e6,
-                    "rate": chosen_rates[name],
+                    "parameters": one.counts.trainable,
+                    "megabytes": one.tuned.num_bytes / 1e6,
+                    "rate": one.rate,
                 }
                 for name, one in found.items()
             }
         ).T
-        curves = {name: one.dev for name, one in found.items() if METHODS[name][1] == "federated"}
-        sent = {name: found[name].num_bytes for name in curves}
-        return m.result(
+        federated = {name: one.tuned for name, one in found.items() if METHODS[name][1] == "federated"}
+        return self._measured(run, task, found, accuracy).result(
             tables={"methods": summary.rename_axis("method"), "languages": accuracy.rename_axis("language")},
             figures={
                 "methods": figures.methods(accuracy),
-                "communication": figures.communication(curves, sent),
+                "communication": figures.communication(
+                    {name: one.dev for name, one in federated.items()},
+                    {name: one.num_bytes for name, one in federated.items()},
+                ),
             },
             data=task.data,
         )
+
+    def _measured(self, run: Run, task: Task, found: Mapping[str, _Best], accuracy: pd.DataFrame) -> Measurements:
+        """Mean accuracies and gains with draws over languages, and what each method costs."""
+        m = Measurements()
+        m.add("n", float(sum(len(task.labels(language, "test")) for language in task.languages)))
+        resampled = run.rng("bootstrap").integers(len(accuracy), size=(self.resamples, len(accuracy)))
+        for name, one in found.items():
+            of_language = accuracy[name].to_numpy()
+            m.add_draws(f"{name}/accuracy", float(of_language.mean()), of_language[resampled].mean(axis=1))
+            m.add_exact(f"{name}/parameters", one.counts.trainable)
+            m.add_exact(f"{name}/bytes", one.tuned.num_bytes)
+            m.add_exact(f"{name}/rate", one.rate)
+        compared = accuracy.assign(majority=[task.majority(language) for language in accuracy.index])
+        for name, (first, second) in _COMPARED.items():
+            if first in compared and second in compared:
+                gain = 100.0 * (compared[first] - compared[second]).to_numpy()
+                m.add_draws(name, float(gain.mean()), gain[resampled].mean(axis=1))
+        m.add_exact("encoder/parameters", next(iter(found.values())).counts.backbone)
+        return m
 
     def _tuned(
         self,
