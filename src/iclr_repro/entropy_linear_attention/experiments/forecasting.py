@@ -163,9 +163,9 @@ class Forecasting(_Trained):
         """Train every model from equal weights in the same order of windows, and test it."""
         series, kind = self.load(run)
         models = {name: self.model(run, name, series) for name in self.attentions}
-        tested = series.test[:: self.test_every]
-        sums = naive_errors(series, tested)
-        sums["anchor"] = anchor_errors(series, tested, self.anchor)
+        starts = series.test[:: self.test_every]
+        sums = naive_errors(series, starts)
+        sums["anchor"] = anchor_errors(series, starts, self.anchor)
         costs, learners = {}, {}
         for name, model in models.items():
             learners[name] = self.learner(run, model, series)
@@ -174,7 +174,7 @@ class Forecasting(_Trained):
             costs[name] = self.costs(run, name, model, series)
             run.log.info("%s: test MAE %.3f", name, errors(sums[name])["mae"])
         metrics = {
-            "test/n": float(len(tested)),
+            "test/n": float(len(starts)),
             "train/n": float(len(series.train)),
             "nodes": float(series.num_nodes),
         }
