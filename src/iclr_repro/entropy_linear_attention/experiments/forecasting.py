@@ -32,7 +32,7 @@ from iclr_repro.entropy_linear_attention.forecasters import anchor_errors, naive
 from iclr_repro.entropy_linear_attention.host import NONE, STID, ELinFormer, InvertedForecaster
 from iclr_repro.entropy_linear_attention.mechanisms import MECHANISMS
 from iclr_repro.entropy_linear_attention.memory import peak_memory
-from iclr_repro.entropy_linear_attention.metrics import errors, errors_by_horizon
+from iclr_repro.entropy_linear_attention.metrics import errors, errors_at, errors_by_horizon
 from iclr_repro.entropy_linear_attention.series import ANCHORS, Series, Windows
 from iclr_repro.entropy_linear_attention.synthetic import synthetic_traffic
 from iclr_repro.entropy_linear_attention.training import (
@@ -173,13 +173,9 @@ class Forecasting(_Trained):
             sums[name] = self.tested(learners[name], series)
             costs[name] = self.costs(run, name, model, series)
             run.log.info("%s: test MAE %.3f", name, errors(sums[name])["mae"])
-        metrics = {
-            "test/n": float(len(starts)),
-            "train/n": float(len(series.train)),
-            "nodes": float(series.num_nodes),
-        }
+        metrics = {"test/n": float(len(starts)), "train/n": float(len(series.train)), "nodes": float(series.num_nodes)}
         for name, of_model in sums.items():
-            found = _at_horizons(of_model) | costs.get(name, {})
+            found = errors_at(of_model, _SHOWN_HORIZONS) | costs.get(name, {})
             metrics |= {f"{name}/{quantity}": value for quantity, value in found.items()}
         shown: dict[str, Any] = {}
         x, _, _ = (
@@ -371,12 +367,3 @@ class PlugIn(_Trained):
                 metrics |= {f"{dataset}/{name}/{quantity}": errors(one)[quantity] for quantity in ("mae", "rmse")}
             metrics[f"{dataset}/test/n"] = float(len(series.test[:: self.test_every]))
         return Result(metrics=metrics, data="synthetic" if "synthetic" in kinds else "real")
-
-
-def _at_horizons(sums: np.ndarray) -> dict[str, float]:
-    """Errors over all steps ahead, and at those that are shown."""
-    found = errors(sums)
-    for step, at_step in errors_by_horizon(sums).items():
-        if step in _SHOWN_HORIZONS:
-            found |= {f"horizon{step}/{quantity}": value for quantity, value in at_step.items()}
-    return found
