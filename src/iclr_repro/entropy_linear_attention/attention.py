@@ -19,6 +19,7 @@ from iclr_repro.entropy_linear_attention.moments import (
     WhenEmpty,
     centred,
     features,
+    full_precision,
     moments_of,
     score_moments,
     widened,
@@ -90,7 +91,7 @@ def entropy_linear_attention(
     Source: sheet M5.
     """
     _check_values(k, v)
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale, empty=empty)
         values_NE = widened(v)
         if found.mask is not None:
@@ -154,7 +155,7 @@ def entropy_equality(
     theta > 0.
     Arguments and errors as there.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
         return equality(score_moments(found), solver, theta=theta)
 
@@ -173,7 +174,7 @@ def attention_weights(
 
     w_ij = (1 + g_i (s_ij - mu_i)) / N, 0 for masked keys. O(M N) memory. Arguments and errors as there.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
         equal = equality(score_moments(found), solver, theta=theta)
         dense_MN = scores(found)
@@ -183,14 +184,14 @@ def attention_weights(
 
 
 def _checked_theta(theta: Tensor, mean: Tensor) -> Tensor:
-    """Theta in the shape and dtype of the queries' mean scores; its values are not looked at while compiling."""
+    """Theta in the shape and dtype of the queries' mean scores; values are looked at unless compiling or on meta."""
     try:
         given = theta.to(mean.dtype).expand_as(mean)
     except RuntimeError:
         raise ValueError(
             f"theta: got shape {list(theta.shape)}, expected one that broadcasts to {list(mean.shape)}, the queries"
         ) from None
-    if not torch.compiler.is_compiling() and not bool((given >= 0).all()):
+    if not (torch.compiler.is_compiling() or given.is_meta) and not bool((given >= 0).all()):
         raise ValueError(
             f"theta: got values from {float(theta.min()):.4g}, expected >= 0 everywhere, so that no weight is negative"
         )
@@ -208,8 +209,11 @@ def _check_values(k: Tensor, v: Tensor) -> None:
 
 
 def _check_finite(mean: Tensor, var: Tensor) -> None:
-    """Refuse NaN and infinity in queries or keys; not while compiling: a look at the values would split the graph."""
-    if torch.compiler.is_compiling():
+    """Refuse NaN and infinity in queries or keys; not while compiling: a look at the values would split the graph.
+
+    Nor on the meta device, which has none.
+    """
+    if torch.compiler.is_compiling() or mean.is_meta:
         return
     finite = torch.isfinite(mean + var)
     if not bool(finite.all()):
