@@ -152,7 +152,7 @@ def _networks(tasks: Mapping[str, Task]) -> Iterator[RenderableType]:
     made = table(
         "Networks: shapes, parameters, and memory of weights, gradients, optimizer and kept activations",
         "experiment",
-        "network",
+        "networks",
         "inputs",
         "outputs",
         "parameters",
@@ -167,8 +167,11 @@ def _networks(tasks: Mapping[str, Task]) -> Iterator[RenderableType]:
         networks = list(experiment.networks()) if isinstance(experiment, WithNetworks) else []
         if not networks:
             without.append(name)
+        rows: dict[tuple[str, ...], list[str]] = {}
         for network in networks:
-            made.add_row(name, *_described(network))
+            rows.setdefault(_described(network), []).append(network.name)
+        for cells, alike in rows.items():
+            made.add_row(name, ", ".join(alike), *cells)
     if made.row_count:
         yield made
         yield "Memory: of a batch, without the loss, temporary results, data, and what the libraries themselves hold."
@@ -177,13 +180,12 @@ def _networks(tasks: Mapping[str, Task]) -> Iterator[RenderableType]:
 
 
 def _described(network: Network) -> tuple[str, ...]:
-    """Return the cells of a network's row."""
+    """Return the cells of a network's row after its name, which networks of one size share."""
     if network.build is None:
-        return (network.name, *[""] * 6, network.note)
+        return (*[""] * 6, f"not counted: {network.note}")
     found = footprint(network)
     why = f"activations are not estimated: {found.why_not}" if found.why_not else ""
     return (
-        network.name,
         _shapes(found.inputs),
         "" if found.outputs is None else _shapes(found.outputs),
         f"{found.num_parameters:,}",
