@@ -176,7 +176,7 @@ def _networks(tasks: Mapping[str, Task]) -> Iterator[RenderableType]:
         yield made
         yield "Memory: of a batch, without the loss, temporary results, data, and what the libraries themselves hold."
     if without:
-        yield f"No network: {', '.join(without)}."
+        yield f"No networks, or none but of a check: {', '.join(without)}."
 
 
 def _described(network: Network) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""What a network takes: shapes, parameters and memory, found on torch's meta device, where tensors have no values."""
+"""What a network takes: shapes, parameters and memory, found on torch's meta device, where tensors have no values.
+
+A forward pass there takes neither memory nor time; what depends on values is as if all were valid and nothing padding.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ class Network:
     Attributes:
         name: which of the experiment's.
         build: makes the module, by the call that `run` makes; None: it is a hub's or saved, and not counted here.
-        inputs: arguments of one forward pass by name, made by `example`: a batch of training where it is trained.
+        inputs: arguments of one forward pass by name, made by `example`: a batch of training where it is trained;
+            without any it is counted and not run.
         forward: how `run` calls the module with them.
         is_trained: by gradient steps; the parameters that require a gradient.
         optimizer_slots: numbers that the optimizer keeps for each trained parameter; Adam 2, SGD 0.
@@ -54,7 +58,7 @@ class Footprint:
 
     Attributes:
         inputs: shape of each input.
-        outputs: shape of each output; None: its forward pass needs values, which a meta tensor does not have.
+        outputs: shape of each output; None: it is not run, or needs values, which a meta tensor does not have.
         num_parameters: numbers; one that several modules share counts once.
         num_trained: those that a gradient step changes.
         weights_bytes: of parameters and buffers.
@@ -90,13 +94,15 @@ def footprint(network: Network) -> Footprint:
     """Build a network on the meta device, run it forward once, and count; nothing is allocated, read or drawn.
 
     Raises:
-        ValueError: there is no way to build it.
+        ValueError: there is no way to build it, or it is trained on nothing.
 
     Example: Linear(3, 4) -> ReLU on 2 rows, trained by Adam, has 16 parameters, 64 bytes of weights, 64 of gradients,
     128 of the optimizer, and keeps the 2 x 3 inputs and the 2 x 4 outputs of ReLU: 56 bytes.
     """
     if network.build is None:
         raise ValueError(f"network {network.name!r} has no way to build it: its shape is not known here")
+    if network.is_trained and not network.inputs:
+        raise ValueError(f"network {network.name!r} is trained, but has no inputs: give those of an update")
     with torch.random.fork_rng(devices=[]), _META:
         module = network.build().to(_META).train(network.is_trained)
         trained = [weights for weights in module.parameters() if network.is_trained and weights.requires_grad]
@@ -130,11 +136,13 @@ def _forward(
             kept[storage._cdata] = storage
         return tensor.new_empty(0)  # there is no backward pass
 
+    if not network.inputs:
+        return None, None, ""
     try:
         with (
             torch.set_grad_enabled(network.is_trained),
             saved_tensors_hooks(keep, lambda kept: kept),
-            _FusedAttention(),
+            _OnMeta(),
         ):
             outputs = network.forward(module, **network.inputs)
     except (RuntimeError, NotImplementedError) as error:  # what torch raises where values are asked for
@@ -142,23 +150,36 @@ def _forward(
     return tuple(_shapes(outputs)), sum(storage.nbytes() for storage in kept.values()), ""
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Lets attention keep queries, keys, values, outputs and a number a query, as the fused kernels of CPU and GPU do.
+class _OnMeta(TorchFunctionMode):
+    """Lets a forward pass run as it would with values in order, and keep what it would keep on a CPU or GPU.
 
-    On the meta device torch would take the path that keeps all attention weights. Inputs that no fused kernel takes are
-    left to it: other than four axes, or heads of values that are not those of queries. So is the attention within
-    `torch.nn.MultiheadAttention`, which no mode reaches: its weights are counted.
+    Checks of all values are told that all are right, or that none is wrong; whatever else asks for values fails.
+
+    Attention keeps queries, keys, values, outputs and a number a query, as the fused kernels do; on the meta device
+    torch would take the path that keeps all weights. Inputs that no fused kernel takes are left to it: other than four
+    axes, or heads of values that are not those of queries. So is the attention within `torch.nn.MultiheadAttention`,
+    which no mode reaches: its weights are counted.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._answers: list[tuple[Tensor, bool]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        query, _, value = args
-        if query.ndim != 4 or query.shape[-1] != value.shape[-1]:
-            return func(*args, **kwargs)
-        options = {name: kwargs[name] for name in ("is_causal", "attn_mask", "scale") if name in kwargs}
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **options)[0]
+        if func is Tensor.__bool__:
+            for asked, answer in self._answers:
+                if asked is args[0]:
+                    return answer
+        if func is F.scaled_dot_product_attention:
+            query, _, value = args
+            if query.ndim == 4 and query.shape[-1] == value.shape[-1]:
+                options = {name: kwargs[name] for name in ("is_causal", "attn_mask", "scale") if name in kwargs}
+                return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **options)[0]
+        result = func(*args, **kwargs)
+        if func in (Tensor.all, torch.all, Tensor.any, torch.any):
+            self._answers.append((result, func in (Tensor.all, torch.all)))
+        return result
 
 
 def _shapes(value: Any) -> Iterator[tuple[int, ...]]:

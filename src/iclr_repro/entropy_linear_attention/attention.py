@@ -184,14 +184,14 @@ def attention_weights(
 
 
 def _checked_theta(theta: Tensor, mean: Tensor) -> Tensor:
-    """Theta in the shape and dtype of the queries' mean scores; values are looked at unless compiling or on meta."""
+    """Theta in the shape and dtype of the queries' mean scores; its values are not looked at while compiling."""
     try:
         given = theta.to(mean.dtype).expand_as(mean)
     except RuntimeError:
         raise ValueError(
             f"theta: got shape {list(theta.shape)}, expected one that broadcasts to {list(mean.shape)}, the queries"
         ) from None
-    if not (torch.compiler.is_compiling() or given.is_meta) and not bool((given >= 0).all()):
+    if not torch.compiler.is_compiling() and not bool((given >= 0).all()):
         raise ValueError(
             f"theta: got values from {float(theta.min()):.4g}, expected >= 0 everywhere, so that no weight is negative"
         )
@@ -209,11 +209,8 @@ def _check_values(k: Tensor, v: Tensor) -> None:
 
 
 def _check_finite(mean: Tensor, var: Tensor) -> None:
-    """Refuse NaN and infinity in queries or keys; not while compiling: a look at the values would split the graph.
-
-    Nor on the meta device, which has none.
-    """
-    if torch.compiler.is_compiling() or mean.is_meta:
+    """Refuse NaN and infinity in queries or keys; not while compiling: a look at the values would split the graph."""
+    if torch.compiler.is_compiling():
         return
     finite = torch.isfinite(mean + var)
     if not bool(finite.all()):

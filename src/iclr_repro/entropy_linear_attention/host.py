@@ -265,10 +265,10 @@ def _check_window(x: Tensor, num_steps: int, num_nodes: int) -> None:
 
 
 def _calendar_of(x: Tensor, steps_per_day: int) -> tuple[Tensor, Tensor]:
-    """Slot of the day and weekday from the last two channels of x (..., 3); not checked while compiling or on meta."""
+    """Slot of the day and weekday from the last two channels of x (..., 3); not checked while compiling."""
     # (k / 288) * 288 can come out just below k in float32 (sheet, "Pitfalls").
     slots, days = (x[..., 1] * steps_per_day + 1e-3).long(), x[..., 2].long()
-    if not (torch.compiler.is_compiling() or x.is_meta):
+    if not torch.compiler.is_compiling():
         for channel, what, index, number in (
             (1, "time of day in [0, 1)", slots, steps_per_day),
             (2, "weekday 0..6", days, DAYS),

@@ -117,7 +117,7 @@ def token_mean(x_BTD: Float[Tensor, "B T D"], counts_BT: Bool[Tensor, "B T"] | N
     if counts_BT is None:
         return x_BTD.mean(dim=1)
     num_B = counts_BT.sum(dim=1)
-    if not num_B.is_meta and (num_B == 0).any():
+    if (num_B == 0).any():
         empty = torch.nonzero(num_B == 0).flatten().tolist()
         raise ValueError(f"sequences {empty} have no token that counts: leave out empty texts")
     kept_BTD = torch.where(counts_BT[..., None], x_BTD, x_BTD.new_zeros(()))

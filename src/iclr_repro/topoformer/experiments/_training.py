@@ -104,7 +104,7 @@ class OfSentiment:
                 name=name,
                 build=partial(self.classifier, variant, len(SPECIALS)),
                 inputs={"ids_BT": example(self.batch_size, self.length, dtype=torch.int64)},
-                note=f"and {self.num_units} parameters for each word of the texts",
+                note=f"and {self.num_units} parameters a word of the texts",
             )
 
     def fitted(self, run: Run, corpus: Corpus, variant: Mapping[str, Any], *, name: str) -> TopoformerClassifier:

@@ -143,7 +143,7 @@ class MaskedLanguageModel:
         """Describe each variant in pre-training and on the first task of GLUE; the others differ in the last layer."""
         ids = {"input_ids": example(self.micro_batch, self.length, dtype=torch.int64)}
         note = f"with {self.vocab_size} words, the most there may be"
-        half = "; in float32, half precision needs less" if self.half_precision else ""
+        half = "; in float32, fp16 needs less" if self.half_precision else ""
         for name, options in self.variants.items():
             model = partial(self._model, self.vocab_size, PAD, options)
             yield Network(name=name, build=model, inputs=ids, note=note + half)
@@ -278,7 +278,8 @@ class MaskedLanguageModel:
             "hidden_dropout_prob": 0.1,
             "mask_padding": self.glue_mask_padding,
         }
-        made: TopoformerConfig = TopoformerConfig.from_dict({**config.to_dict(), **changed})
+        kept = {name: value for name, value in config.to_dict().items() if name not in ("id2label", "label2id")}
+        made: TopoformerConfig = TopoformerConfig.from_dict({**kept, **changed})
         return made
 
 
