@@ -174,7 +174,10 @@ def _networks(tasks: Mapping[str, Task]) -> Iterator[RenderableType]:
             made.add_row(name, ", ".join(alike), *cells)
     if made.row_count:
         yield made
-        yield "Memory: of a batch, without the loss, temporary results, data, and what the libraries themselves hold."
+        yield (
+            "Memory: of a batch, without temporary results, data, what the libraries themselves hold, and a loss that"
+            " is no output; in float32 unless weights are in half precision."
+        )
     if without:
         yield f"No networks, or none but of a check: {', '.join(without)}."
 
