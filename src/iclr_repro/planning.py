@@ -179,7 +179,7 @@ def _networks(tasks: Mapping[str, Task]) -> Iterator[RenderableType]:
             " is no output; in float32 unless weights are in half precision."
         )
     if without:
-        yield f"No networks, or none but of a check: {', '.join(without)}."
+        yield f"No networks, or none but of a check or a timing: {', '.join(without)}."
 
 
 def _described(network: Network) -> tuple[str, ...]:

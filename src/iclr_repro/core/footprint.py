@@ -90,6 +90,21 @@ def example(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=_META)
 
 
+def language_models(spec: str) -> list[Network]:
+    """Name the language model of a specification, which is not counted; none where it names something else.
+
+    Args:
+        spec: "hf:<name>" or "local:<name>" for a model of a hub or a folder, "openai:<name>" for one at a server.
+    """
+    where = {
+        "hf": "a hub's or a folder's model",
+        "local": "a hub's or a folder's model",
+        "openai": "it runs at a server",
+    }
+    backend, _, name = spec.partition(":")
+    return [Network(name=name, build=None, note=where[backend])] if backend in where else []
+
+
 def footprint(network: Network) -> Footprint:
     """Build a network on the meta device, run it forward once, and count; nothing is allocated, read or drawn.
 
