@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from torch import nn
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.loop import EarlyStopping
 from iclr_repro.core.rundir import Run
 from iclr_repro.entropy_linear_attention import figures
@@ -25,7 +26,7 @@ from iclr_repro.entropy_linear_attention.conversion import (
     convert_attention,
     relative_attention_entropy,
 )
-from iclr_repro.entropy_linear_attention.data import FULL_SETS, LOADERS, load_full, load_pems08_tail
+from iclr_repro.entropy_linear_attention.data import FULL_SETS, LOADERS, NUM_NODES, load_full, load_pems08_tail
 from iclr_repro.entropy_linear_attention.experiments._inspection import SOFTMAX, examples, softmax_of, softmax_scores
 from iclr_repro.entropy_linear_attention.experiments.attainment import attainment_metrics
 from iclr_repro.entropy_linear_attention.forecasters import anchor_errors, naive_errors
@@ -45,7 +46,8 @@ from iclr_repro.entropy_linear_attention.training import (
 
 _STID = "stid"
 _FINE_TUNING_RATE = 0.1  # of the largest learning rate; ours, chosen before any run
-_SYNTHETIC_DAYS = 25  # as long as pems08_tail
+_DAYS, _NODES = 25, 170  # of generated traffic, as pems08_tail
+_VARIATES = 64  # of the second host's
 _SHOWN_HORIZONS = (3, 6, 12)
 
 
@@ -122,6 +124,10 @@ class _Trained:
     def tested(self, learner: KeepBest, series: Series) -> np.ndarray:
         """Errors of a trained model on the test windows, [4, P]."""
         return forecast_errors(learner.learner, series, series.test[:: self.test_every], self.anchor)
+
+    def described(self, name: str, build: Callable[[], nn.Module], num_nodes: int) -> Network:
+        """Describe a model as it is trained."""
+        return Network(name=name, build=build, inputs={"x": example(self.batch_size, Series.num_steps, num_nodes, 3)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,46 +221,54 @@ class Forecasting(_Trained):
             )
         else:
             real = functools.partial(load_full, self.dataset, Path(self.data_dir or ""))
-        nodes = self.num_nodes or 170
-        series, kind = real_or_synthetic(
-            self.data, real, lambda: synthetic_traffic(nodes, _SYNTHETIC_DAYS, rng=run.rng("data"))
-        )
+        nodes = self.num_nodes or _NODES
+        series, kind = real_or_synthetic(self.data, real, lambda: synthetic_traffic(nodes, _DAYS, rng=run.rng("data")))
         return series if self.num_nodes is None else series.first_nodes(self.num_nodes), kind
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the models; those that are converted after training have the parameters of EALA's."""
+        whole = _NODES if self.data == "synthetic" else NUM_NODES[self.dataset]
+        nodes = self.num_nodes or whole
+        for name in self.attentions:
+            yield self.described(name, self.builder(name, nodes, generator=torch.Generator()), nodes)
 
     def model(self, run: Run, name: str, series: Series) -> nn.Module:
         """The host with one attention, or STID, with weights that the run's seed determines."""
+        build = self.builder(
+            name,
+            series.num_nodes,
+            num_steps=series.num_steps,
+            horizon=series.horizon,
+            steps_per_day=series.steps_per_day,
+            generator=run.torch_rng(f"features/{name}"),
+        )
+        return initialised(build, seed=run.seed)
+
+    def builder(
+        self, name: str, num_nodes: int, *, generator: torch.Generator, **windows: int
+    ) -> Callable[[], nn.Module]:
+        """What makes the host with one attention, or STID, for windows other than the public sets' where given."""
         corrects = self.anchor != "mean"
         if name == _STID:
-            build: Callable[[], nn.Module] = functools.partial(
-                STID,
-                series.num_nodes,
-                num_steps=series.num_steps,
-                horizon=series.horizon,
-                steps_per_day=series.steps_per_day,
-                zero_output=corrects,
-            )
-        else:
-            build = functools.partial(
-                ELinFormer,
-                series.num_nodes,
-                num_steps=series.num_steps,
-                horizon=series.horizon,
-                steps_per_day=series.steps_per_day,
-                input_dim=self.input_dim,
-                tod_dim=self.tod_dim,
-                dow_dim=self.dow_dim,
-                adaptive_dim=self.adaptive_dim,
-                num_heads=self.num_heads,
-                ffn_dim=self.ffn_dim,
-                temporal_layers=self.temporal_layers,
-                spatial_layers=self.spatial_layers,
-                attention=name,
-                temporal_attention=self.temporal_attention,
-                dropout=self.dropout,
-                zero_output=corrects,
-                generator=run.torch_rng(f"features/{name}"),
-            )
-        return initialised(build, seed=run.seed)
+            return functools.partial(STID, num_nodes, **windows, zero_output=corrects)
+        return functools.partial(
+            ELinFormer,
+            num_nodes,
+            **windows,
+            input_dim=self.input_dim,
+            tod_dim=self.tod_dim,
+            dow_dim=self.dow_dim,
+            adaptive_dim=self.adaptive_dim,
+            num_heads=self.num_heads,
+            ffn_dim=self.ffn_dim,
+            temporal_layers=self.temporal_layers,
+            spatial_layers=self.spatial_layers,
+            attention=name,
+            temporal_attention=self.temporal_attention,
+            dropout=self.dropout,
+            zero_output=corrects,
+            generator=generator,
+        )
 
     def costs(self, run: Run, name: str, model: nn.Module, series: Series) -> dict[str, float]:
         """Parameters of a model trained as stage `name`, seconds of an epoch, and memory of an update."""
@@ -315,7 +329,7 @@ class NaiveForecasts:
     def run(self, run: Run) -> Result:
         """Score them on every test window."""
         series, kind = real_or_synthetic(
-            self.data, load_pems08_tail, lambda: synthetic_traffic(170, _SYNTHETIC_DAYS, rng=run.rng("data"))
+            self.data, load_pems08_tail, lambda: synthetic_traffic(_NODES, _DAYS, rng=run.rng("data"))
         )
         sums = naive_errors(series, series.test, history_rows=int(series.test[0]) + series.num_steps - 1)
         metrics = {f"{name}/{quantity}": value for name, one in sums.items() for quantity, value in errors(one).items()}
@@ -345,19 +359,10 @@ class PlugIn(_Trained):
         kinds = set()
         for dataset in self.datasets:
             series, kind = real_or_synthetic(
-                self.data, LOADERS[dataset], lambda: synthetic_traffic(64, _SYNTHETIC_DAYS, rng=run.rng("data"))
+                self.data, LOADERS[dataset], lambda: synthetic_traffic(_VARIATES, _DAYS, rng=run.rng("data"))
             )
             kinds.add(kind)
-            build = functools.partial(
-                InvertedForecaster,
-                num_steps=series.num_steps,
-                horizon=series.horizon,
-                dim=self.dim,
-                num_heads=self.num_heads,
-                ffn_dim=self.ffn_dim,
-                num_layers=self.num_layers,
-            )
-            plain = initialised(build, seed=run.seed)
+            plain = initialised(functools.partial(self.host, series.num_steps, series.horizon), seed=run.seed)
             sums = naive_errors(series, series.test[:: self.test_every])
             for name, model in {"eala_collision": convert_attention(plain), "softmax": plain}.items():
                 learner = self.learner(run, model, series)
@@ -367,3 +372,22 @@ class PlugIn(_Trained):
                 metrics |= {f"{dataset}/{name}/{quantity}": errors(one)[quantity] for quantity in ("mae", "rmse")}
             metrics[f"{dataset}/test/n"] = float(len(series.test[:: self.test_every]))
         return Result(metrics=metrics, data="synthetic" if "synthetic" in kinds else "real")
+
+    def host(self, num_steps: int, horizon: int) -> InvertedForecaster:
+        """The second host, its weights drawn from torch's global generator."""
+        return InvertedForecaster(
+            num_steps=num_steps,
+            horizon=horizon,
+            dim=self.dim,
+            num_heads=self.num_heads,
+            ffn_dim=self.ffn_dim,
+            num_layers=self.num_layers,
+        )
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the host on each set, as it is and converted."""
+        plain = functools.partial(self.host, Series.num_steps, Series.horizon)
+        for dataset in self.datasets:
+            nodes = _VARIATES if self.data == "synthetic" else NUM_NODES[dataset]
+            yield self.described(f"{dataset} eala_collision", lambda: convert_attention(plain()), nodes)
+            yield self.described(f"{dataset} softmax", plain, nodes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,25 @@ import torch
 from transformers import XLMRobertaConfig
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.fed_prompt import figures
-from iclr_repro.fed_prompt.experiments._runs import Tuned, WithPrompts, cut, poor_and_rich
+from iclr_repro.fed_prompt.experiments._runs import XLMR_BASE, Tuned, WithPrompts, cut, poor_and_rich
 from iclr_repro.fed_prompt.experiments._task import Task
 from iclr_repro.fed_prompt.federation import message_bytes
-from iclr_repro.fed_prompt.model import Kind, ParameterCounts, build_prompt_model, parameter_counts, trainable_state
+from iclr_repro.fed_prompt.model import (
+    Kind,
+    ParameterCounts,
+    PromptModel,
+    build_prompt_model,
+    parameter_counts,
+    trainable_state,
+)
 from iclr_repro.fed_prompt.partition import partition_clients
 from iclr_repro.fed_prompt.pretraining import small_encoder
 from iclr_repro.fed_prompt.training import Texts, arrays
 
-XLMR_BASE = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 # name -> (kind, who holds which texts)
 METHODS: dict[str, tuple[Kind, str]] = {
     "local": ("prompt", "local"),
@@ -39,6 +47,7 @@ METHODS: dict[str, tuple[Kind, str]] = {
     "lora": ("lora", "federated"),
     "full": ("full", "federated"),
 }
+_COUNTED = "only counted and serialised"
 _COMPARED = {
     "gain": ("federated", "local"),
     "federated_minus_centralised": ("federated", "centralised"),
@@ -150,6 +159,10 @@ class Methods(WithPrompts):
         m.add_exact("encoder/parameters", next(iter(found.values())).counts.backbone)
         return m
 
+    def networks(self) -> Iterable[Network]:
+        """Describe the encoder and a model of each kind that a method tunes."""
+        return self.networks_of(METHODS[name][0] for name in self.methods)
+
     def _tuned(
         self,
         run: Run,
@@ -227,10 +240,7 @@ class Communication:
                     m.add_exact(f"{name}/{kind}/{quantity}", value)
                 rows.append({"task": name, "kind": kind, **measured})
         for name, is_linear in (("small", False), ("small_linear", True)):
-            encoder = small_encoder(
-                self.vocab_size, hidden_size=self.hidden_size, num_layers=self.num_layers, num_heads=self.num_heads
-            )
-            model = build_prompt_model(encoder, 7, num_virtual_tokens=self.num_virtual_tokens, head_is_linear=is_linear)
+            model = self._small(is_linear=is_linear)
             counts = parameter_counts(model)
             whole = counts.backbone + counts.head
             state = {name: value for name, value in model.named_parameters() if not name.startswith("prompt.")}
@@ -243,6 +253,17 @@ class Communication:
             m.add_exact(f"{name}/bytes_over_count", (sent / everything) / (counts.trainable / whole))
         table = pd.DataFrame(rows).set_index(["task", "kind"])
         return m.result(tables={"counts": table}, figures={"counts": figures.counts(table)})
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the small models, which are only counted and serialised."""
+        for name, is_linear in (("small", False), ("small_linear", True)):
+            yield Network(name=name, build=partial(self._small, is_linear=is_linear), is_trained=False, note=_COUNTED)
+
+    def _small(self, *, is_linear: bool) -> PromptModel:
+        encoder = small_encoder(
+            self.vocab_size, hidden_size=self.hidden_size, num_layers=self.num_layers, num_heads=self.num_heads
+        )
+        return build_prompt_model(encoder, 7, num_virtual_tokens=self.num_virtual_tokens, head_is_linear=is_linear)
 
 
 def xlmr_counts(num_labels: int, kind: Any, num_virtual_tokens: int) -> ParameterCounts:

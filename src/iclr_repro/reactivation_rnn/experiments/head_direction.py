@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.reactivation_rnn import figures
@@ -21,7 +23,14 @@ from iclr_repro.reactivation_rnn.analysis import (
     smooth_share,
 )
 from iclr_repro.reactivation_rnn.cells import BearingCode, HeadDirectionCells
-from iclr_repro.reactivation_rnn.experiments._networks import Trained, compiles, decoding_error, seeded, trained_network
+from iclr_repro.reactivation_rnn.experiments._networks import (
+    Trained,
+    compiles,
+    decoding_error,
+    described,
+    seeded,
+    trained_network,
+)
 from iclr_repro.reactivation_rnn.networks import NoiseLaw, NoisyRNN
 from iclr_repro.reactivation_rnn.quiescence import Recording, active_run, quiescent_run
 from iclr_repro.reactivation_rnn.training import Schedule
@@ -99,18 +108,26 @@ class HeadDirection:
             figures={"head_direction": figures.head_direction(bearings, projections)},
         )
 
+    def networks(self) -> Iterator[Network]:
+        """Describe a network for each behaviour."""
+        for name in self.behaviours:
+            yield described(name, self._network, self.num_steps, self.batch_size)
+
+    def _network(self, *, compiled: bool = False) -> NoisyRNN:
+        return NoisyRNN(
+            1,
+            self.num_units,
+            self.num_cells,
+            leak=_LEAK,
+            sigma_step=self.sigma_step,
+            noise_law=self.noise_law,
+            compiled=compiled,
+        )
+
     def _trained(self, run: Run, name: str, cells: HeadDirectionCells, test: Trajectories) -> Trained:
         """Train a noisy network on a behaviour."""
         with seeded(run):
-            network = NoisyRNN(
-                1,
-                self.num_units,
-                self.num_cells,
-                leak=_LEAK,
-                sigma_step=self.sigma_step,
-                noise_law=self.noise_law,
-                compiled=compiles(run.device),
-            ).to(run.device)
+            network = self._network(compiled=compiles(run.device)).to(run.device)
         return trained_network(
             run,
             name,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,15 +14,17 @@ from torch import Tensor
 
 from iclr_repro.core import plotting
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.timing import time_in_turn
 from iclr_repro.soi_nter.baselines import kernel_shap, lime_tabular
 from iclr_repro.soi_nter.black_boxes import QueriedBlackBox, SyntheticBlackBox
-from iclr_repro.soi_nter.energy import EnergyNetwork, all_outputs
+from iclr_repro.soi_nter.energy import EnergyNetwork, all_outputs, make_energy
+from iclr_repro.soi_nter.experiments._explaining import energy_network
 from iclr_repro.soi_nter.interpreter import SOInter
 from iclr_repro.soi_nter.invariants import FLAGS, violations
 from iclr_repro.soi_nter.losses import exact_nll, interpreter_loss
-from iclr_repro.soi_nter.selector import relaxed_top_k
+from iclr_repro.soi_nter.selector import Selector, relaxed_top_k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +164,13 @@ class Efficiency:
             "energies/one_input_loop_over_batched": of_one[1] / of_one[0],
             "energies/difference": difference,
         }
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the networks of SOInter."""
+        n, size = self.features, self.batch_size
+        inputs = {"x_BN": example(size, n), "target_B": example(size, dtype=torch.int64)}
+        yield Network(name="selector", build=partial(Selector, n, n, hidden=self.hidden), inputs=inputs)
+        yield energy_network("energy", partial(make_energy, "mlp", n, 2, hidden=self.hidden), 2 * size, n, 2)
 
     def _passes(self, run: Run, soi: SOInter) -> tuple[Callable[[], None], Callable[[], None]]:
         """The two forward and backward passes of a step with their updates, and nothing else of it."""

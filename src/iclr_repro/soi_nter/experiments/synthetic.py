@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.soi_nter import figures
@@ -109,6 +110,12 @@ class Synthetic(OfSynthetic):
         made["accuracy_against_n"] = self._against_n(rows)
         return found.result(tables={"methods": table}, figures=made)
 
+    def networks(self) -> Iterator[Network]:
+        """Describe the networks of every problem."""
+        for kind, n, m in self.problems:
+            black_box = SyntheticBlackBox(kind, n, n_outputs=m)  # type: ignore[arg-type]
+            yield from self.networks_of(f"{kind.lower()}_n{n}", n, black_box.n_outputs)
+
     def _scores(
         self, run: Run, black_box: SyntheticBlackBox, x: Tensor, x_test: Tensor, k: int, problem: str
     ) -> tuple[dict[str, Tensor], dict[str, AmortisedExplainer]]:
@@ -202,6 +209,10 @@ class Robustness(OfSynthetic):
     features: int = parameter("n of E1", low=4)
     settings: tuple[tuple[int, float, float], ...] = parameter("k, tau, and the share of answers that are flipped")
 
+    def networks(self) -> Iterator[Network]:
+        """Describe the networks, the same in every setting; L2X is not among them."""
+        return replace(self, l2x={}).networks_of("", self.features, 2)
+
     def run(self, run: Run) -> Result:
         """Train every variant at every setting."""
         found = Measurements()
@@ -247,6 +258,10 @@ class Leakage(OfSynthetic):
 
     features: int = parameter("n of E1", low=4)
     folds: ClassVar[int] = 2
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the networks."""
+        return self.networks_of("", self.features, 2)
 
     def run(self, run: Run) -> Result:
         """Train each explainer, then classifiers on half of fresh inputs; test them on the other half."""
