@@ -1,5 +1,7 @@
 """What the command would do, without doing it: its tasks, why they would run, what they take, a dry run, the papers.
 
+A dry run builds the networks of each experiment on torch's meta device, where they take no memory.
+
 Forecasts are the times and memory of the recorded run, `experiments/<paper>/results/<scale>.json`; there is none for an
 experiment that was not recorded at the scale, or with other parameters, threads or kind of device.
 """
@@ -21,6 +23,7 @@ from iclr_repro.choices import paper_files, scales
 from iclr_repro.core import data
 from iclr_repro.core.catalogue import catalogue, catalogued_papers
 from iclr_repro.core.experiment import ParameterError, build, described, experiment_class, nearest
+from iclr_repro.core.footprint import Network, WithNetworks, footprint
 from iclr_repro.core.provenance import source_digests
 from iclr_repro.core.record import Task, decide
 from iclr_repro.core.resources import records_dir
@@ -114,7 +117,9 @@ def reasons(settings: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task]) -> tuple[list[RenderableType], list[str]]:
-    """Describe each experiment's seeds and forecast, and which catalogued data files are here; nothing is downloaded.
+    """Describe each experiment's seeds, forecast and networks, and which catalogued data files are here.
+
+    Nothing is downloaded, and no network is given memory.
 
     Args:
         settings: checked.
@@ -138,7 +143,66 @@ def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task]) -> tuple[list[Re
             if field.name == "dry_run":
                 of_their_own.append(f"experiments.{experiment}.dry_run=true instead: {field.metadata['help']}")
     files, damaged = _data_files(paper)
-    return [made, f"{len(tasks)} runs. {_forecast_sum(document, tasks)}", *of_their_own, *files], damaged
+    summary = f"{len(tasks)} runs. {_forecast_sum(document, tasks)}"
+    networks = _networks({name: group[0] for name, group in groups.items()})
+    return [made, summary, *of_their_own, *networks, *files], damaged
+
+
+def _networks(tasks: Mapping[str, Task]) -> Iterator[RenderableType]:
+    """Yield the table of the experiments' networks, with what they take, and a line for those that have none."""
+    made = table(
+        "Networks: shapes, parameters, and memory of weights, gradients, optimizer and kept activations",
+        "experiment",
+        "networks",
+        "inputs",
+        "outputs",
+        "parameters",
+        "trained",
+        "memory",
+        "of it activations",
+        "note",
+    )
+    without = []
+    for name, task in tasks.items():
+        experiment = build(name, task.config)
+        networks = list(experiment.networks()) if isinstance(experiment, WithNetworks) else []
+        if not networks:
+            without.append(name)
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for network in networks:
+            rows.setdefault(_described(network), []).append(network.name)
+        for cells, alike in rows.items():
+            made.add_row(name, ", ".join(alike), *cells)
+    if made.row_count:
+        yield made
+        yield (
+            "Memory: of a batch, without temporary results, data, what the libraries themselves hold, and a loss that"
+            " is no output; in float32 unless weights are in half precision."
+        )
+    if without:
+        yield f"No networks, or none but of a check or a timing: {', '.join(without)}."
+
+
+def _described(network: Network) -> tuple[str, ...]:
+    """Return the cells of a network's row after its name, which networks of one size share."""
+    if network.build is None:
+        return (*[""] * 6, f"not counted: {network.note}")
+    found = footprint(network)
+    why = f"activations are not estimated: {found.why_not}" if found.why_not else ""
+    return (
+        _shapes(found.inputs),
+        "" if found.outputs is None else _shapes(found.outputs),
+        f"{found.num_parameters:,}",
+        f"{found.num_trained:,}",
+        format_size(found.total_bytes),
+        "" if found.activations_bytes is None else format_size(found.activations_bytes),
+        "; ".join(filter(None, (network.note, why))),
+    )
+
+
+def _shapes(shapes: Sequence[Sequence[int]]) -> str:
+    """Write shapes as "16x12x170x3, 16", a number as "one"."""
+    return ", ".join("x".join(map(str, shape)) or "one" for shape in shapes)
 
 
 def _data_files(paper: str) -> tuple[list[str], list[str]]:

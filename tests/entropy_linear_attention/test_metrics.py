@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from iclr_repro.entropy_linear_attention import errors, masked_errors
-from iclr_repro.entropy_linear_attention.metrics import errors_by_horizon
+from iclr_repro.entropy_linear_attention.metrics import errors_at, errors_by_horizon
 
 
 def test_example_of_the_docstring() -> None:
@@ -39,4 +39,6 @@ def test_errors_are_those_of_plain_numpy_over_all_entries_and_by_horizon() -> No
         }
         assert (errors(sums) if step is None else errors_by_horizon(sums)[step]) == pytest.approx(expected)
     assert list(errors_by_horizon(sums)) == [1, 2, 3]
+    apart = {f"horizon3/{error}": value for error, value in errors_by_horizon(sums)[3].items()}
+    assert errors_at(sums, (3, 6)) == {**errors(sums), **apart}  # there is no sixth step
     assert sums[3].sum() == (truth != 0).sum()

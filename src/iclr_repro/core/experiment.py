@@ -29,7 +29,8 @@ class Experiment(Protocol):
     """One figure or table of a paper: a frozen dataclass whose fields are all `parameter(...)`.
 
     A class may set `uses_seeds = False` when its result depends on no random draw, or on draws whose effect its own
-    intervals state: it is then run for the first seed only.
+    intervals state: it is then run for the first seed only. One that trains or runs neural networks has a method
+    `networks()`, which describes them for a dry run (`footprint.WithNetworks`).
     """
 
     def run(self, run: Run) -> Result:

@@ -19,6 +19,7 @@ from iclr_repro.entropy_linear_attention.moments import (
     WhenEmpty,
     centred,
     features,
+    full_precision,
     moments_of,
     score_moments,
     widened,
@@ -90,7 +91,7 @@ def entropy_linear_attention(
     Source: sheet M5.
     """
     _check_values(k, v)
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale, empty=empty)
         values_NE = widened(v)
         if found.mask is not None:
@@ -154,7 +155,7 @@ def entropy_equality(
     theta > 0.
     Arguments and errors as there.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
         return equality(score_moments(found), solver, theta=theta)
 
@@ -173,7 +174,7 @@ def attention_weights(
 
     w_ij = (1 + g_i (s_ij - mu_i)) / N, 0 for masked keys. O(M N) memory. Arguments and errors as there.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
         equal = equality(score_moments(found), solver, theta=theta)
         dense_MN = scores(found)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iclr_repro.entropy_linear_attention.attention import equality
 from iclr_repro.entropy_linear_attention.feature_maps import FeatureMap, feature_map_of
-from iclr_repro.entropy_linear_attention.moments import checked_mask, features, moments_of, widened
+from iclr_repro.entropy_linear_attention.moments import checked_mask, features, full_precision, moments_of, widened
 from iclr_repro.entropy_linear_attention.solvers import Solver
 
 
@@ -51,7 +51,7 @@ def causal_entropy_linear_attention(
             f"q, k, v: got shapes {list(q.shape)}, {list(k.shape)}, {list(v.shape)}, expected [..., N, d], [..., N, d],"
             " [..., N, e]: causal attention has a query for each key"
         )
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale, empty="zero")
         values_NE = widened(v)
         exists_N1 = torch.ones_like(found.k[..., :1])
@@ -120,7 +120,7 @@ class RunningMoments:
                 f"k and v: got shapes {list(k.shape)} and {list(v.shape)}, expected {[*batch, size]} and"
                 f" {[*batch, self.mean.shape[-1] - size]} as at the start"
             )
-        with torch.autocast(k.device.type, enabled=False):
+        with full_precision(k):
             one = torch.ones_like(self.count)
             k, v = widened(k), widened(v)
             if exists is not None:
@@ -143,7 +143,7 @@ class RunningMoments:
         """
         # One key of zeros stands in for those that are not kept: queries are checked and scaled as everywhere.
         placeholder = q.new_zeros(*q.shape[:-2], 1, q.shape[-1])
-        with torch.autocast(q.device.type, enabled=False):
+        with full_precision(q):
             found = features(q, placeholder, feature_map=self.feature_map, scale=scale)
             moments = self.products / self.count.clamp(min=1.0)[..., None]
             return _attend(found.q, self.mean[..., None, :], moments[..., None, :, :], solver).to(q.dtype)

@@ -27,7 +27,7 @@ from iclr_repro.entropy_linear_attention.layers import (
     projected_heads,
 )
 from iclr_repro.entropy_linear_attention.mechanisms import EntropyEquality, Softmax
-from iclr_repro.entropy_linear_attention.moments import features
+from iclr_repro.entropy_linear_attention.moments import features, full_precision
 from iclr_repro.entropy_linear_attention.solvers import Solver
 
 
@@ -157,7 +157,7 @@ def attention_entropy_report(
     tables = {}
     for name, seen in observed_attention(model, *inputs, generator=generator, num_queries=num_queries).items():
         options = {"key_mask": seen.key_mask, "scale": _scale_of(seen.layer)}
-        with torch.autocast(seen.q.device.type, enabled=False):
+        with full_precision(seen.q):
             tables[name] = _layer_report(seen.sampled, seen.k, feature_map, solver, options)
     return pd.concat(tables, names=["layer", "head"])
 

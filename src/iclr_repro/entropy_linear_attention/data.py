@@ -39,6 +39,20 @@ _FULL_SETS = {
 FULL_SETS = tuple(_FULL_SETS)
 """Names of the public sets that `load_full` reads."""
 
+NUM_NODES = {
+    "pems08_tail": 170,
+    "los_loop": 207,
+    "montevideo_bus": 675,
+    "nycbike1_tail": 128,
+    "PEMS03": 358,
+    "PEMS04": 307,
+    "PEMS07": 883,
+    "PEMS08": 170,
+    "METR-LA": 207,
+    "PEMS-BAY": 325,
+}
+"""Nodes of each set, for what is told before a set is read. Source: sheet 7."""
+
 
 def load_pems08_tail(find: Callable[[str], Path] = locate) -> Series:
     """Traffic flow of 170 sensors, the official validation and test part of PEMS08 (24.8 days, 5 min).

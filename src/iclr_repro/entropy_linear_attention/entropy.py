@@ -17,6 +17,7 @@ from iclr_repro.entropy_linear_attention.moments import (
     Features,
     ScoreMoments,
     features,
+    full_precision,
     score_moments,
     third_central_moment,
 )
@@ -49,7 +50,7 @@ def softmax_entropy(
 
     Source: sheet M2.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
         return entropy_of_scores(scores(found))
 
@@ -124,7 +125,7 @@ def entropy_estimate(
     Source: sheet M3 (reconstruction; the paper's own approximation is not available).
     """
     formula = chosen("estimate", estimate, ESTIMATES)
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         found = features(q, k, key_mask=key_mask, feature_map=feature_map, scale=scale)
         log_n = found.num_keys[..., 0].log()
         return torch.minimum(formula(log_n, score_moments(found), found).clamp(min=0.0), log_n)

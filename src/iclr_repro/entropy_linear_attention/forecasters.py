@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from iclr_repro.entropy_linear_attention.series import Series, historical_average
+from iclr_repro.entropy_linear_attention.metrics import masked_errors
+from iclr_repro.entropy_linear_attention.series import Series, Windows, historical_average
 
 RIDGE_PENALTY = 100.0
 
@@ -51,3 +53,21 @@ FORECASTERS: dict[str, Callable[..., np.ndarray]] = {
     "ha_ridge": average_and_ridge,
 }
 """The forecasts by name."""
+
+
+def naive_errors(series: Series, starts: Starts, *, history_rows: int | None = None) -> dict[str, np.ndarray]:
+    """Error sums [4, P] of each of `FORECASTERS`; they learn from the rows of the training windows, or from more."""
+    rows = series.history_rows if history_rows is None else history_rows
+    truth, missing = series.targets(starts), series.zeros_are_missing
+    return {
+        name: masked_errors(forecast(series, starts, history_rows=rows), truth, zeros_are_missing=missing)
+        for name, forecast in FORECASTERS.items()
+    }
+
+
+def anchor_errors(series: Series, starts: Starts, anchor: str) -> np.ndarray:
+    """Error sums [4, P] of the anchor itself: what an untrained network that starts at zero predicts."""
+    windows = Windows(series, starts, anchor)
+    samples = [windows[index] for index in range(len(windows))]
+    predicted, truth = (torch.stack([sample[part] for sample in samples]).numpy() for part in (1, 2))
+    return masked_errors(predicted, truth, zeros_are_missing=series.zeros_are_missing)

@@ -20,7 +20,7 @@ from iclr_repro.entropy_linear_attention._choices import chosen
 from iclr_repro.entropy_linear_attention.attention import entropy_linear_attention
 from iclr_repro.entropy_linear_attention.causal import causal_entropy_linear_attention
 from iclr_repro.entropy_linear_attention.feature_maps import FeatureMap, elu1, feature_map_of
-from iclr_repro.entropy_linear_attention.moments import refuse_empty_rows, widened
+from iclr_repro.entropy_linear_attention.moments import full_precision, refuse_empty_rows, widened
 from iclr_repro.entropy_linear_attention.solvers import FIXED, SOLVERS, Solver, solver_of
 
 EPSILON = 1e-6
@@ -133,7 +133,7 @@ class KernelAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Attend; `key_mask` (B, 1, N), True where a key exists."""
-        with torch.autocast(q.device.type, enabled=False):
+        with full_precision(q):
             return _normalised(self._phi(widened(q)), self._phi(widened(k)), v, key_mask)
 
 
@@ -149,7 +149,7 @@ class CosFormer(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Attend; `key_mask` (B, 1, N), True where a key exists."""
         length = max(q.shape[-2], k.shape[-2])
-        with torch.autocast(q.device.type, enabled=False):
+        with full_precision(q):
             phi_q, phi_k = (self._reweighted(widened(x), length) for x in (q, k))
             return _normalised(phi_q, phi_k, v, key_mask)
 
@@ -189,7 +189,7 @@ class Performer(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Attend; `key_mask` (B, 1, N), True where a key exists."""
-        with torch.autocast(q.device.type, enabled=False):
+        with full_precision(q):
             exponents_q, exponents_k = self._exponents(widened(q)), self._exponents(widened(k))
             if key_mask is not None:  # so that a masked key does not set the maximum
                 exponents_k = exponents_k.masked_fill(~_existing(key_mask), -torch.inf)

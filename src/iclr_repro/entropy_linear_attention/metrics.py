@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -45,6 +45,15 @@ def errors(sums: np.ndarray) -> dict[str, float]:
 def errors_by_horizon(sums: np.ndarray) -> Mapping[int, dict[str, float]]:
     """`errors` of each step ahead 1..P on its own."""
     return {step: errors(sums[:, step - 1 : step]) for step in range(1, np.shape(sums)[1] + 1)}
+
+
+def errors_at(sums: np.ndarray, steps: Collection[int]) -> dict[str, float]:
+    """`errors` over all steps ahead and, as `horizon<step>/<error>`, at those of `steps` that there are."""
+    found = errors(sums)
+    for step, at_step in errors_by_horizon(sums).items():
+        if step in steps:
+            found |= {f"horizon{step}/{error}": value for error, value in at_step.items()}
+    return found
 
 
 def masked_errors(prediction: np.ndarray, truth: np.ndarray, *, zeros_are_missing: bool) -> np.ndarray:

@@ -7,6 +7,7 @@ named.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -122,6 +123,12 @@ def third_central_moment(found: Features) -> Float[Tensor, "*batch M"]:
     tensor_PD = pairs_NP.mT @ k_ND / found.num_keys
     partly_MDD = (found.q @ tensor_PD.mT.reshape(*tensor_PD.shape[:-2], size, size * size)).unflatten(-1, (size, size))
     return torch.einsum("...mab,...ma,...mb->...m", partly_MDD, found.q, found.q)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Leave mixed precision where the device of x has it; the meta device, which has no values, has none."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def widened(x: Tensor) -> Tensor:

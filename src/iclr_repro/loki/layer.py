@@ -200,8 +200,9 @@ class LokiLayer(nn.Module, BaseTunerLayer):
 
     def _with_rows(self, x: Tensor, names: list[str]) -> Tensor:
         base = self.get_base_layer()
-        is_autocast = torch.is_autocast_enabled(x.device.type)
-        dtype = torch.get_autocast_dtype(x.device.type) if is_autocast else base.weight.dtype
+        kind = x.device.type
+        is_autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # meta has none
+        dtype = torch.get_autocast_dtype(kind) if is_autocast else base.weight.dtype
         index = _joined([self.loki_index[name] for name in names])
         rows = _joined([self.loki_rows[name] for name in names]).to(dtype)
         bias = None

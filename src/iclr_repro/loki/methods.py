@@ -73,6 +73,11 @@ def method_model(
     return with_adapter(model, config)
 
 
+def without_values(method: str) -> str:
+    """Return the method that makes the same shapes and needs no weights to look at: LoRA for PiSSA and CorDA."""
+    return "lora" if method in _CHANGING_THE_BASE else method
+
+
 @contextmanager
 def adapter_kept(model: Any, method: str, folder: Path) -> Iterator[None]:
     """Save the adapter of a model that is trained within the context, so that it fits the public weights.

@@ -10,6 +10,8 @@ from torch.nn import functional as F  # noqa: N812
 from iclr_repro.soi_nter.explainer import AmortisedExplainer, BlackBox
 from iclr_repro.soi_nter.selector import relaxed_top_k
 
+HEAD = 200
+
 
 class L2X(AmortisedExplainer):
     """Learning to explain: choose features from which a classifier can tell the target output.
@@ -39,7 +41,7 @@ class L2X(AmortisedExplainer):
         *,
         tau: float = 0.1,
         batch_size: int = 200,
-        head: int = 200,
+        head: int = HEAD,
         **options: Any,
     ) -> None:
         if not isinstance(target, int):
@@ -48,16 +50,7 @@ class L2X(AmortisedExplainer):
         super().__init__(black_box, n_features, n_outputs, target, k, tau=tau, batch_size=batch_size, **options)
 
     def _build(self) -> dict[str, nn.Module]:
-        head = self._head
-        self.classifier = nn.Sequential(
-            nn.Linear(self.n_features, head),
-            nn.BatchNorm1d(head),
-            nn.ReLU(),
-            nn.Linear(head, head),
-            nn.BatchNorm1d(head),
-            nn.ReLU(),
-            nn.Linear(head, 1),
-        )
+        self.classifier = variational_classifier(self.n_features, head=self._head)
         return {"classifier": self.classifier}
 
     def _update(self) -> dict[str, float]:
@@ -71,3 +64,16 @@ class L2X(AmortisedExplainer):
         for optimizer in self._optimizers.values():
             optimizer.step()
         return {"classifier_loss": loss.item()}
+
+
+def variational_classifier(n_features: int, *, head: int = HEAD) -> nn.Sequential:
+    """Build the network that tells the target output from masked inputs: N -> head -> head -> 1 with batch norm."""
+    return nn.Sequential(
+        nn.Linear(n_features, head),
+        nn.BatchNorm1d(head),
+        nn.ReLU(),
+        nn.Linear(head, head),
+        nn.BatchNorm1d(head),
+        nn.ReLU(),
+        nn.Linear(head, 1),
+    )

@@ -28,6 +28,8 @@ ONE_BY_ONE = ("pwsep_frozen", "pwsep_sampled")
 """Methods whose skills learn one after the other; those before stay as they are."""
 NEED_CELLS = ("wsep", "pwsep", "pwsep_frozen")
 """Methods that compare histograms of cells."""
+LEARNT_REWARDS = ("diayn", "diayn_lsepin", "metra", "pwsep_sampled")
+"""Methods whose reward is a network."""
 _REWARD_SIZE = 0.3
 _RUNNING = 0.9
 

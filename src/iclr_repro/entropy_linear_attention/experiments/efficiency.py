@@ -6,7 +6,7 @@ What is reported is the median over repeats, or a function of medians; intervals
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.statistics import log_log_slopes
@@ -36,6 +37,7 @@ _RESAMPLES = 9_999
 _LEAST_S = 0.02  # a timing repeats what is shorter, so that the clock does not decide
 _MATERIALISED, _FUSED = "softmax", "softmax_sdpa"
 _EALA = "eala_collision"
+_IN_HOST = (_EALA, _MATERIALISED, _FUSED)
 _Key = TypeVar("_Key")
 _HOST: dict[str, Any] = {
     "input_dim": 12,
@@ -118,6 +120,14 @@ class Efficiency:
         break_even = self._add_break_even(times["forward"], measured)
         return measured.result(tables={"scaling": table}, figures={"scaling": figures.scaling(table, break_even)})
 
+    def networks(self) -> Iterator[Network]:
+        """Describe the host with most nodes; attention alone has no weights."""
+        for name in _IN_HOST:
+            fitting = [n for n in self.model_nodes if name != _MATERIALISED or n <= self.materialised_limit]
+            if fitting:
+                build = _host_of(name, max(fitting), torch.Generator())
+                yield Network(name=f"host {name}", build=build, inputs={"x": example(1, 1, max(fitting), 3)})
+
     def _timed(self, actions: Mapping[_Key, Callable[[], object]], device: torch.device) -> dict[_Key, np.ndarray]:
         """Seconds of one call of each action, [repeats]."""
         seconds = time_in_turn(*actions.values(), repeats=self.repeats, device=device, least_s=_LEAST_S)
@@ -190,29 +200,16 @@ class Efficiency:
 
     def _add_model(self, run: Run, measured: Timings) -> None:
         """Forward pass and training step of the whole host for one time step of N nodes, with EALA and with softmax."""
-        names = (_EALA, _MATERIALISED, _FUSED)
         times: dict[str, dict[str, dict[int, np.ndarray]]] = {
-            kind: {name: {} for name in names} for kind in ("forward", "step")
+            kind: {name: {} for name in _IN_HOST} for kind in ("forward", "step")
         }
         for num_nodes in self.model_nodes:
             x = torch.rand(1, 1, num_nodes, 3, generator=run.torch_rng(f"model/{num_nodes}")).to(run.device)
             actions: dict[tuple[str, str], Callable[[], object]] = {}
-            for name in names:
+            for name in _IN_HOST:
                 if name == _MATERIALISED and num_nodes > self.materialised_limit:
                     continue
-                build = functools.partial(
-                    ELinFormer,
-                    num_nodes,
-                    num_steps=1,
-                    horizon=1,
-                    **_HOST,
-                    temporal_layers=1,
-                    spatial_layers=1,
-                    attention=name,
-                    temporal_attention="softmax",
-                    dropout=0.0,
-                    generator=run.torch_rng(f"model/{name}"),
-                )
+                build = _host_of(name, num_nodes, run.torch_rng(f"model/{name}"))
                 model = initialised(build, seed=run.seed).to(run.device)
                 optimizer = torch.optim.Adam(model.parameters())
                 actions["forward", name] = functools.partial(_forward, model, x)
@@ -221,7 +218,7 @@ class Efficiency:
                 times[kind][name][num_nodes] = seconds
                 measured.add(f"model/{name}/n{num_nodes}/{kind}_ms", 1e3 * float(np.median(seconds)))
         for kind, of_kind in times.items():
-            for name in names:
+            for name in _IN_HOST:
                 measured.slope(f"model/{name}/{kind}_slope", of_kind[name], least=_MODEL_SLOPE_FROM)
             measured.speedups("model/n{number}/" + kind + "_speedup_over_{name}", of_kind)
 
@@ -238,6 +235,23 @@ class Efficiency:
             name = f"estimate/{estimate}/speedup"
             measured.of_medians(name, lambda a, b: a / b, seconds["exact"], seconds[estimate])
         measured.add("estimate/num_keys", float(number))
+
+
+def _host_of(name: str, num_nodes: int, generator: torch.Generator) -> Callable[[], ELinFormer]:
+    """What makes the host for one time step of N nodes."""
+    return functools.partial(
+        ELinFormer,
+        num_nodes,
+        num_steps=1,
+        horizon=1,
+        **_HOST,
+        temporal_layers=1,
+        spatial_layers=1,
+        attention=name,
+        temporal_attention="softmax",
+        dropout=0.0,
+        generator=generator,
+    )
 
 
 class Timings(Measurements):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,29 +12,28 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.loop import EarlyStopping
 from iclr_repro.core.rundir import Run
 from iclr_repro.entropy_linear_attention import figures
 from iclr_repro.entropy_linear_attention._choices import check_clip_norm, check_heads, check_listed
 from iclr_repro.entropy_linear_attention.conversion import (
-    attention_entropy_report,
     attention_layers,
     convert_attention,
-    observed_attention,
     relative_attention_entropy,
 )
-from iclr_repro.entropy_linear_attention.data import FULL_SETS, LOADERS, load_full, load_pems08_tail
+from iclr_repro.entropy_linear_attention.data import FULL_SETS, LOADERS, NUM_NODES, load_full, load_pems08_tail
+from iclr_repro.entropy_linear_attention.experiments._inspection import SOFTMAX, examples, softmax_of, softmax_scores
 from iclr_repro.entropy_linear_attention.experiments.attainment import attainment_metrics
-from iclr_repro.entropy_linear_attention.experiments.entropy import estimate_errors
-from iclr_repro.entropy_linear_attention.forecasters import FORECASTERS
+from iclr_repro.entropy_linear_attention.forecasters import anchor_errors, naive_errors
 from iclr_repro.entropy_linear_attention.host import NONE, STID, ELinFormer, InvertedForecaster
 from iclr_repro.entropy_linear_attention.mechanisms import MECHANISMS
 from iclr_repro.entropy_linear_attention.memory import peak_memory
-from iclr_repro.entropy_linear_attention.metrics import errors, errors_by_horizon, masked_errors
+from iclr_repro.entropy_linear_attention.metrics import errors, errors_at, errors_by_horizon
 from iclr_repro.entropy_linear_attention.series import ANCHORS, Series, Windows
 from iclr_repro.entropy_linear_attention.synthetic import synthetic_traffic
 from iclr_repro.entropy_linear_attention.training import (
@@ -42,15 +41,14 @@ from iclr_repro.entropy_linear_attention.training import (
     forecast_errors,
     forecast_learner,
     forecast_loss,
-    forecasts,
     initialised,
 )
 
 _STID = "stid"
 _FINE_TUNING_RATE = 0.1  # of the largest learning rate; ours, chosen before any run
-_SYNTHETIC_DAYS = 25  # as long as pems08_tail
+_DAYS, _NODES = 25, 170  # of generated traffic, as pems08_tail
+_VARIATES = 64  # of the second host's
 _SHOWN_HORIZONS = (3, 6, 12)
-_SOFTMAX = ("softmax", "softmax_sdpa")  # the same function: the first that is trained stands for both
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +125,10 @@ class _Trained:
         """Errors of a trained model on the test windows, [4, P]."""
         return forecast_errors(learner.learner, series, series.test[:: self.test_every], self.anchor)
 
+    def described(self, name: str, build: Callable[[], nn.Module], num_nodes: int) -> Network:
+        """Describe a model as it is trained."""
+        return Network(name=name, build=build, inputs={"x": example(self.batch_size, Series.num_steps, num_nodes, 3)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Forecasting(_Trained):
@@ -157,43 +159,30 @@ class Forecasting(_Trained):
             raise ValueError(
                 f"num_heads is {self.num_heads}, expected a divisor of the {dim} features of the embeddings"
             )
-        if self.fine_tune_steps and _softmax_of(self.attentions) is None:
+        if self.fine_tune_steps and softmax_of(self.attentions) is None:
             raise ValueError(
                 f"fine_tune_steps is {self.fine_tune_steps}, but attentions {list(self.attentions)} has no softmax to"
-                f" convert: add one of {', '.join(_SOFTMAX)}, or set fine_tune_steps=0"
+                f" convert: add one of {', '.join(SOFTMAX)}, or set fine_tune_steps=0"
             )
 
     def run(self, run: Run) -> Result:
         """Train every model from equal weights in the same order of windows, and test it."""
         series, kind = self.load(run)
         models = {name: self.model(run, name, series) for name in self.attentions}
-        sums = _naive(series, self.test_every)
-        sums["anchor"] = _anchor_errors(series, self.anchor, self.test_every)
-        rows: dict[str, dict[str, float]] = {}
-        learners = {}
+        starts = series.test[:: self.test_every]
+        sums = naive_errors(series, starts)
+        sums["anchor"] = anchor_errors(series, starts, self.anchor)
+        costs, learners = {}, {}
         for name, model in models.items():
             learners[name] = self.learner(run, model, series)
             self.trained(run, learners[name], stage=name)
             sums[name] = self.tested(learners[name], series)
-            timing = run.loop.timings[name]
-            rows[name] = {
-                "parameters": float(sum(weights.numel() for weights in model.parameters())),
-                "epoch_s": len(series.train) / self.batch_size * timing.seconds / max(timing.steps, 1),
-                "step_peak_bytes": float(self.step_memory(run, model, series)),
-            }
+            costs[name] = self.costs(run, name, model, series)
             run.log.info("%s: test MAE %.3f", name, errors(sums[name])["mae"])
-        metrics = {
-            "test/n": float(len(series.test[:: self.test_every])),
-            "train/n": float(len(series.train)),
-            "nodes": float(series.num_nodes),
-        }
+        metrics = {"test/n": float(len(starts)), "train/n": float(len(series.train)), "nodes": float(series.num_nodes)}
         for name, of_model in sums.items():
-            metrics |= {f"{name}/{quantity}": value for quantity, value in errors(of_model).items()}
-            for step, at_step in errors_by_horizon(of_model).items():
-                if step in _SHOWN_HORIZONS:
-                    metrics |= {f"{name}/horizon{step}/{quantity}": value for quantity, value in at_step.items()}
-            metrics |= {f"{name}/{quantity}": value for quantity, value in rows.get(name, {}).items()}
-        tables: dict[str, pd.DataFrame] = {}
+            found = errors_at(of_model, _SHOWN_HORIZONS) | costs.get(name, {})
+            metrics |= {f"{name}/{quantity}": value for quantity, value in found.items()}
         shown: dict[str, Any] = {}
         x, _, _ = (
             part[None].to(run.device) for part in Windows(series, series.test, self.anchor)[len(series.test) // 2]
@@ -207,20 +196,15 @@ class Forecasting(_Trained):
             if spatial := [value for layer, value in of_layer.items() if layer.startswith("spatial")]:
                 table.loc[name, "relative_entropy"] = float(np.mean(spatial))
             metrics |= attainment_metrics(model, x, generator=run.torch_rng(f"attainment/{name}"), prefix=name)
-        tables["errors"] = table
-        if (softmax := _softmax_of(self.attentions)) is not None:
-            report = attention_entropy_report(models[softmax], x, generator=run.torch_rng("report"))
-            plain = attention_entropy_report(
-                models[softmax], x, generator=run.torch_rng("report/plain"), feature_map="identity"
-            )
-            tables |= {"attention_entropy": report, "attention_entropy_plain": plain}
-            metrics |= _of_host(plain, report) | _estimates_on_host(
-                models[softmax], x, generator=run.torch_rng("estimates")
-            )
-            shown["attention_entropy_report"] = figures.entropy_report(report)
+        tables = {"errors": table}
+        if (softmax := softmax_of(self.attentions)) is not None:
+            reports, means = softmax_scores(run, models[softmax], x)
+            tables |= reports
+            metrics |= means
+            shown["attention_entropy_report"] = figures.entropy_report(reports["attention_entropy"])
             if self.fine_tune_steps:
                 metrics |= self.conversions(run, models[softmax], series)
-        truth, predicted = _examples(learners, series, self.anchor)
+        truth, predicted = examples(learners, series, self.anchor)
         shown |= {
             "error_by_horizon": figures.error_by_horizon({name: errors_by_horizon(one) for name, one in sums.items()}),
             "forecasts": figures.forecasts(truth, predicted),
@@ -237,46 +221,63 @@ class Forecasting(_Trained):
             )
         else:
             real = functools.partial(load_full, self.dataset, Path(self.data_dir or ""))
-        nodes = self.num_nodes or 170
-        series, kind = real_or_synthetic(
-            self.data, real, lambda: synthetic_traffic(nodes, _SYNTHETIC_DAYS, rng=run.rng("data"))
-        )
+        nodes = self.num_nodes or _NODES
+        series, kind = real_or_synthetic(self.data, real, lambda: synthetic_traffic(nodes, _DAYS, rng=run.rng("data")))
         return series if self.num_nodes is None else series.first_nodes(self.num_nodes), kind
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the models; those that are converted after training have the parameters of EALA's."""
+        whole = _NODES if self.data == "synthetic" else NUM_NODES[self.dataset]
+        nodes = self.num_nodes or whole
+        for name in self.attentions:
+            yield self.described(name, self.builder(name, nodes, generator=torch.Generator()), nodes)
 
     def model(self, run: Run, name: str, series: Series) -> nn.Module:
         """The host with one attention, or STID, with weights that the run's seed determines."""
+        build = self.builder(
+            name,
+            series.num_nodes,
+            num_steps=series.num_steps,
+            horizon=series.horizon,
+            steps_per_day=series.steps_per_day,
+            generator=run.torch_rng(f"features/{name}"),
+        )
+        return initialised(build, seed=run.seed)
+
+    def builder(
+        self, name: str, num_nodes: int, *, generator: torch.Generator, **windows: int
+    ) -> Callable[[], nn.Module]:
+        """What makes the host with one attention, or STID, for windows other than the public sets' where given."""
         corrects = self.anchor != "mean"
         if name == _STID:
-            build: Callable[[], nn.Module] = functools.partial(
-                STID,
-                series.num_nodes,
-                num_steps=series.num_steps,
-                horizon=series.horizon,
-                steps_per_day=series.steps_per_day,
-                zero_output=corrects,
-            )
-        else:
-            build = functools.partial(
-                ELinFormer,
-                series.num_nodes,
-                num_steps=series.num_steps,
-                horizon=series.horizon,
-                steps_per_day=series.steps_per_day,
-                input_dim=self.input_dim,
-                tod_dim=self.tod_dim,
-                dow_dim=self.dow_dim,
-                adaptive_dim=self.adaptive_dim,
-                num_heads=self.num_heads,
-                ffn_dim=self.ffn_dim,
-                temporal_layers=self.temporal_layers,
-                spatial_layers=self.spatial_layers,
-                attention=name,
-                temporal_attention=self.temporal_attention,
-                dropout=self.dropout,
-                zero_output=corrects,
-                generator=run.torch_rng(f"features/{name}"),
-            )
-        return initialised(build, seed=run.seed)
+            return functools.partial(STID, num_nodes, **windows, zero_output=corrects)
+        return functools.partial(
+            ELinFormer,
+            num_nodes,
+            **windows,
+            input_dim=self.input_dim,
+            tod_dim=self.tod_dim,
+            dow_dim=self.dow_dim,
+            adaptive_dim=self.adaptive_dim,
+            num_heads=self.num_heads,
+            ffn_dim=self.ffn_dim,
+            temporal_layers=self.temporal_layers,
+            spatial_layers=self.spatial_layers,
+            attention=name,
+            temporal_attention=self.temporal_attention,
+            dropout=self.dropout,
+            zero_output=corrects,
+            generator=generator,
+        )
+
+    def costs(self, run: Run, name: str, model: nn.Module, series: Series) -> dict[str, float]:
+        """Parameters of a model trained as stage `name`, seconds of an epoch, and memory of an update."""
+        timing = run.loop.timings[name]
+        return {
+            "parameters": float(sum(weights.numel() for weights in model.parameters())),
+            "epoch_s": len(series.train) / self.batch_size * timing.seconds / max(timing.steps, 1),
+            "step_peak_bytes": float(self.step_memory(run, model, series)),
+        }
 
     def step_memory(self, run: Run, model: nn.Module, series: Series) -> int:
         """Most bytes held by the forward and backward pass of one update, weights and optimiser state not counted."""
@@ -328,9 +329,9 @@ class NaiveForecasts:
     def run(self, run: Run) -> Result:
         """Score them on every test window."""
         series, kind = real_or_synthetic(
-            self.data, load_pems08_tail, lambda: synthetic_traffic(170, _SYNTHETIC_DAYS, rng=run.rng("data"))
+            self.data, load_pems08_tail, lambda: synthetic_traffic(_NODES, _DAYS, rng=run.rng("data"))
         )
-        sums = _naive(series, 1, history_rows=int(series.test[0]) + series.num_steps - 1)
+        sums = naive_errors(series, series.test, history_rows=int(series.test[0]) + series.num_steps - 1)
         metrics = {f"{name}/{quantity}": value for name, one in sums.items() for quantity, value in errors(one).items()}
         table = pd.DataFrame({name: errors(one) for name, one in sums.items()}).T
         return Result(metrics={**metrics, "test/n": float(len(series.test))}, tables={"errors": table}, data=kind)
@@ -358,20 +359,11 @@ class PlugIn(_Trained):
         kinds = set()
         for dataset in self.datasets:
             series, kind = real_or_synthetic(
-                self.data, LOADERS[dataset], lambda: synthetic_traffic(64, _SYNTHETIC_DAYS, rng=run.rng("data"))
+                self.data, LOADERS[dataset], lambda: synthetic_traffic(_VARIATES, _DAYS, rng=run.rng("data"))
             )
             kinds.add(kind)
-            build = functools.partial(
-                InvertedForecaster,
-                num_steps=series.num_steps,
-                horizon=series.horizon,
-                dim=self.dim,
-                num_heads=self.num_heads,
-                ffn_dim=self.ffn_dim,
-                num_layers=self.num_layers,
-            )
-            plain = initialised(build, seed=run.seed)
-            sums = _naive(series, self.test_every)
+            plain = initialised(functools.partial(self.host, series.num_steps, series.horizon), seed=run.seed)
+            sums = naive_errors(series, series.test[:: self.test_every])
             for name, model in {"eala_collision": convert_attention(plain), "softmax": plain}.items():
                 learner = self.learner(run, model, series)
                 self.trained(run, learner, stage=f"{dataset}_{name}")
@@ -381,72 +373,21 @@ class PlugIn(_Trained):
             metrics[f"{dataset}/test/n"] = float(len(series.test[:: self.test_every]))
         return Result(metrics=metrics, data="synthetic" if "synthetic" in kinds else "real")
 
+    def host(self, num_steps: int, horizon: int) -> InvertedForecaster:
+        """The second host, its weights drawn from torch's global generator."""
+        return InvertedForecaster(
+            num_steps=num_steps,
+            horizon=horizon,
+            dim=self.dim,
+            num_heads=self.num_heads,
+            ffn_dim=self.ffn_dim,
+            num_layers=self.num_layers,
+        )
 
-def _softmax_of(attentions: Collection[str]) -> str | None:
-    """The softmax among the attentions that the report and the conversions look at; None: there is none."""
-    return next((name for name in _SOFTMAX if name in attentions), None)
-
-
-def _naive(series: Series, test_every: int, *, history_rows: int | None = None) -> dict[str, np.ndarray]:
-    """Error sums [4, P] of the forecasts without a network; they learn from the rows of the training windows."""
-    starts = series.test[::test_every]
-    rows = series.history_rows if history_rows is None else history_rows
-    truth, missing = series.targets(starts), series.zeros_are_missing
-    return {
-        name: masked_errors(forecast(series, starts, history_rows=rows), truth, zeros_are_missing=missing)
-        for name, forecast in FORECASTERS.items()
-    }
-
-
-def _anchor_errors(series: Series, anchor: str, test_every: int) -> np.ndarray:
-    """Error sums of the anchor itself: what an untrained network that starts at zero predicts."""
-    windows = Windows(series, series.test[::test_every], anchor)
-    samples = [windows[index] for index in range(len(windows))]
-    predicted, truth = (torch.stack([sample[part] for sample in samples]).numpy() for part in (1, 2))
-    return masked_errors(predicted, truth, zeros_are_missing=series.zeros_are_missing)
-
-
-def _of_host(plain: pd.DataFrame, relu: pd.DataFrame) -> dict[str, float]:
-    """Scores of the trained softmax host, and what ReLU features make of them: means over heads of spatial layers."""
-    chosen = {"plain": ("variance", "entropy", "deficit", "attainment"), "relu": ("attainment", "dead", "tv_to_plain")}
-    found: dict[str, float] = {}
-    for name, report in (("plain", plain), ("relu", relu)):
-        spatial = report[report.index.get_level_values("layer").str.startswith("spatial")]
-        found |= {f"host_keys/{name}/{quantity}": float(spatial[quantity].mean()) for quantity in chosen[name]}
-    return found
-
-
-def _estimates_on_host(model: nn.Module, x: Tensor, *, generator: torch.Generator) -> dict[str, float]:
-    """E1 (c): relative errors of each estimate on the scores of the trained softmax host, means over spatial layers."""
-    rows = [
-        pd.DataFrame(estimate_errors(seen.sampled.double(), seen.k.double(), "identity"))
-        for layer, seen in observed_attention(model, x, generator=generator).items()
-        if layer.startswith("spatial")
-    ]
-    if not rows:
-        return {}
-    means = sum(rows[1:], rows[0]) / len(rows)
-    return {
-        f"host_keys/{estimate}/{quantity}": float(means.at[quantity, estimate])
-        for estimate in means.columns
-        for quantity in means.index
-    }
-
-
-def _examples(
-    learners: Mapping[str, KeepBest], series: Series, anchor: str
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Truth and forecasts at the last horizon for half a day of consecutive test windows, [windows, N]."""
-    starts = series.test[: series.steps_per_day // 2]
-    windows = Windows(series, starts, anchor)
-    found: dict[str, np.ndarray] = {}
-    for name in (_softmax_of(learners), "eala_collision"):
-        if name is not None and name in learners:
-            learner = learners[name].learner
-            rows = []
-            with torch.no_grad():
-                for batch in torch.utils.data.DataLoader(windows, batch_size=16, generator=torch.Generator()):
-                    x, at, _ = (part.to(learner.accelerator.device) for part in batch)
-                    rows.append(forecasts(learner.model.eval(), x, at, series.std)[:, -1].cpu())
-            found[name] = torch.cat(rows).numpy()
-    return series.targets(starts)[:, -1], found
+    def networks(self) -> Iterator[Network]:
+        """Describe the host on each set, as it is and converted."""
+        plain = functools.partial(self.host, Series.num_steps, Series.horizon)
+        for dataset in self.datasets:
+            nodes = _VARIATES if self.data == "synthetic" else NUM_NODES[dataset]
+            yield self.described(f"{dataset} eala_collision", lambda: convert_attention(plain()), nodes)
+            yield self.described(f"{dataset} softmax", plain, nodes)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from torch.utils.data import TensorDataset
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.seeding import RandomStreams
 from iclr_repro.entropy_linear_attention import figures
@@ -76,6 +79,25 @@ class Mixing:
         curves = figures.mixing_curves(measured[0][1], best=task.best_error, lonely=task.lonely_error)
         return Result(metrics=metrics, figures={"learning": curves}, data="none")
 
+    def networks(self) -> Iterator[Network]:
+        """Describe the model with each attention."""
+        for name in dict.fromkeys((*self.long, *self.short)):
+            inputs = {"x": example(self.batch_size, self.num_nodes)}
+            yield Network(name=name, build=self.builder(name, torch.Generator()), inputs=inputs)
+
+    def builder(self, name: str, generator: torch.Generator) -> Callable[[], MixingModel]:
+        """What makes the model with one attention."""
+        return functools.partial(
+            MixingModel,
+            self.num_nodes,
+            name,
+            dim=self.dim,
+            num_heads=self.num_heads,
+            ffn_dim=self.ffn_dim,
+            num_layers=self.num_layers,
+            generator=generator,
+        )
+
     def task(self, streams: RandomStreams) -> ClusterTask:
         """The task with clusters drawn anew."""
         return ClusterTask.balanced(self.num_nodes, self.num_clusters, rng=streams.numpy("clusters"))
@@ -97,16 +119,7 @@ class Mixing:
             drawn = task.sample(steps * self.batch_size, generator=streams.torch(f"train/{training}"))
             samples = TensorDataset(*drawn)
             for name in names:
-                build = functools.partial(
-                    MixingModel,
-                    self.num_nodes,
-                    name,
-                    dim=self.dim,
-                    num_heads=self.num_heads,
-                    ffn_dim=self.ffn_dim,
-                    num_layers=self.num_layers,
-                    generator=streams.torch(f"features/{training}/{name}"),
-                )
+                build = self.builder(name, streams.torch(f"features/{training}/{name}"))
                 model = initialised(build, seed=seed)
                 learner = squared_error_learner(
                     model,

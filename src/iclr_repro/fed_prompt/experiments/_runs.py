@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, XLMRobertaConfig
 
 from iclr_repro.core.experiment import parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.seeding import RandomStreams
-from iclr_repro.fed_prompt.experiments._task import InNews, Task
+from iclr_repro.fed_prompt.experiments._task import _MOST_TOKENS, InNews, Task
 from iclr_repro.fed_prompt.federation import Federation
 from iclr_repro.fed_prompt.model import Kind, PromptModel, build_prompt_model, load_trainable_state, trainable_state
 from iclr_repro.fed_prompt.softmax import federated_softmax, fit_softmax, log_frequencies, predicted, text_weights
@@ -26,6 +29,9 @@ from iclr_repro.fed_prompt.training import (
     predictions,
     tensors,
 )
+
+XLMR_NAME = "xlm-roberta-base"
+XLMR_BASE = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +55,49 @@ class WithPrompts(InNews):
     def model(self, run: Run, task: Task, kind: Kind) -> PromptModel:
         """Build the prompt model of a kind, phi_0 from a stream of the run: the same for every method of the kind."""
         encoder = self.small_encoder(run, task) if self.encoder_name is None else self.encoder_name
+        generator = RandomStreams(run.seed).torch(f"phi_0 of {kind}")
+        return self.prompt_model(encoder, task.corpus.num_labels, kind, generator).to(run.device)
+
+    def networks_of(self, kinds: Iterable[Kind]) -> Iterator[Network]:
+        """Describe the small encoder, where there is one, and the prompt model of each kind."""
+        make, length, note = self._encoder()
+        if self.encoder_name is None:
+            yield self.described_encoder()
+        for kind in dict.fromkeys(kinds):
+            yield Network(
+                name=kind if make is not None else f"{kind} on {self.encoder_name}",
+                build=make and partial(self._described_model, make, kind),
+                inputs={
+                    "input_ids": example(self.batch_size, length, dtype=torch.int64),
+                    "attention_mask": example(self.batch_size, length, dtype=torch.bool),
+                },
+                note=note,
+            )
+
+    def _encoder(self) -> tuple[Callable[[], PreTrainedModel | PretrainedConfig] | None, int, str]:
+        """Return what makes the encoder or its configuration without its weights, the tokens of a text, and a note."""
+        if self.encoder_name is None:
+            note = _MOST_TOKENS.format(self.vocab_size)
+            return partial(self.untrained_encoder, self.vocab_size), self.length, note
+        if self.encoder_name == XLMR_NAME:
+            return partial(XLMRobertaConfig, **XLMR_BASE), self.encoder_length, ""
+        return None, self.encoder_length, "a hub's model"
+
+    def _described_model(self, make: Callable[[], PreTrainedModel | PretrainedConfig], kind: Kind) -> PromptModel:
+        return self.prompt_model(make(), self.num_labels, kind, None)
+
+    def prompt_model(
+        self,
+        encoder: PreTrainedModel | PretrainedConfig | str,
+        num_labels: int,
+        kind: Kind,
+        generator: torch.Generator | None,
+    ) -> PromptModel:
+        """Build the prompt model of a kind on an encoder; see `build_prompt_model`."""
         is_small = self.encoder_name is None
         return build_prompt_model(
             encoder,
-            task.corpus.num_labels,
+            num_labels,
             kind=kind,
             num_virtual_tokens=self.num_virtual_tokens,
             pool="mean" if is_small else "first",
@@ -60,8 +105,8 @@ class WithPrompts(InNews):
             dropout=0.0 if is_small else 0.1,
             prompt_positions=not is_small,
             feature_scale=self.feature_scale,
-            generator=RandomStreams(run.seed).torch(f"phi_0 of {kind}"),
-        ).to(run.device)
+            generator=generator,
+        )
 
     def centered(self, task: Task, model: PromptModel) -> dict[str, dict[str, Texts]]:
         """Return the encoded texts, with the mean of their language under phi_0 where `center_texts` is not 0."""

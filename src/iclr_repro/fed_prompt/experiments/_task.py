@@ -14,15 +14,17 @@ import filelock
 import numpy as np
 import torch
 from tokenizers import Tokenizer
+from transformers import PreTrainedModel
 
 from iclr_repro.core.checkpoint import load_checkpoints, save_checkpoint
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, cache_folder, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, parameter
 from iclr_repro.core.files import sha256_of_json
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.provenance import source_digests
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.seeding import RandomStreams
-from iclr_repro.fed_prompt.data import LOW, Corpus, load_corpus, synthetic_corpus
+from iclr_repro.fed_prompt.data import LABELS, LOW, Corpus, load_corpus, synthetic_corpus
 from iclr_repro.fed_prompt.pretraining import (
     ContrastivePretraining,
     bag_of_tokens,
@@ -36,6 +38,8 @@ from iclr_repro.fed_prompt.pretraining import (
 from iclr_repro.fed_prompt.training import Texts
 
 _PRETRAINING_SEED = 0  # one encoder for all seeds, as a public encoder would be; seeds draw texts and first weights
+_SYNTHETIC_LABELS = 3
+_MOST_TOKENS = "with {:,} tokens, the most there may be"
 # What a kept encoder depends on, besides settings.
 _SOURCES = (
     "fed_prompt/data.py",
@@ -218,9 +222,7 @@ class InNews:
         streams = RandomStreams(_PRETRAINING_SEED)
         with torch.random.fork_rng():
             torch.manual_seed(int(streams.numpy("encoder").integers(2**62)))
-            encoder = small_encoder(
-                len(task.table), hidden_size=self.hidden_size, num_layers=self.num_layers, num_heads=self.num_heads
-            )
+            encoder = self.untrained_encoder(len(task.table))
 
         def make() -> dict[str, Any]:
             with torch.no_grad():
@@ -246,10 +248,31 @@ class InNews:
         encoder.load_state_dict(_kept("encoder", self._key(task.data, *names), run, make))
         return encoder.to(run.device).eval()
 
+    def untrained_encoder(self, vocab_size: int) -> PreTrainedModel:
+        """Make the small encoder, its weights drawn from torch's global generator."""
+        return small_encoder(
+            vocab_size, hidden_size=self.hidden_size, num_layers=self.num_layers, num_heads=self.num_heads
+        )
+
+    def described_encoder(self) -> Network:
+        """Describe the small encoder in its pre-training: both sides of the pairs of an update."""
+        return Network(
+            name="encoder",
+            build=lambda: self.untrained_encoder(self.vocab_size),
+            inputs={"input_ids": example(2 * self.pretraining_batch, self.length, dtype=torch.int64)},
+            is_trained=self.pretraining_steps > 0,
+            note=_MOST_TOKENS.format(self.vocab_size),
+        )
+
+    @property
+    def num_labels(self) -> int:
+        """C, of the real texts unless the generated ones are chosen."""
+        return _SYNTHETIC_LABELS if self.data == "synthetic" else len(LABELS)
+
     def _synthetic(self) -> Corpus:
         return synthetic_corpus(
             num_languages=self.num_languages,
-            num_labels=3,
+            num_labels=_SYNTHETIC_LABELS,
             num_train=[self.synthetic_train] * self.num_languages,
             num_test=self.synthetic_test,
             closeness=self.closeness,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from transformers import PreTrainedModel
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.plotting import ratios
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.timing import time_in_turn
@@ -24,7 +27,7 @@ from iclr_repro.fed_prompt.invariants import (
     random_model,
     training_identities,
 )
-from iclr_repro.fed_prompt.model import build_prompt_model, trainable_state
+from iclr_repro.fed_prompt.model import PromptModel, build_prompt_model, trainable_state
 from iclr_repro.fed_prompt.pretraining import small_encoder
 from iclr_repro.fed_prompt.strategies import FedAvg
 from iclr_repro.fed_prompt.training import LocalTraining, PromptTrainer, StackedPromptTrainer, Texts, arrays
@@ -90,19 +93,8 @@ class Efficiency:
         generator = run.torch_rng("model")
         with torch.random.fork_rng():
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            encoder = small_encoder(
-                self.vocab_size, hidden_size=self.hidden_size, num_layers=self.num_layers, num_heads=self.num_heads
-            )
-        model = build_prompt_model(
-            encoder,
-            7,
-            num_virtual_tokens=self.num_virtual_tokens,
-            pool="mean",
-            head_is_linear=True,
-            dropout=0.0,
-            prompt_positions=False,
-            generator=generator,
-        ).to(run.device)
+            encoder = self._encoder()
+        model = self._model(encoder, generator).to(run.device)
         rng = run.rng("texts")
         clients = [self._texts(rng) for _ in range(self.num_clients)]
         start = arrays(trainable_state(model))
@@ -145,6 +137,32 @@ class Efficiency:
         table = pd.DataFrame(seconds.T, columns=["embedded_round", "bare_training", "one_by_one", "one_pass"])
         return Result(
             metrics=metrics, tables={"seconds": table.rename_axis("repeat")}, figures={"ratios": ratios(shown)}
+        )
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the model, one client's."""
+        size = max(self.batch_size, self.local_batch)
+        inputs = {
+            "input_ids": example(size, self.length, dtype=torch.int64),
+            "attention_mask": example(size, self.length, dtype=torch.bool),
+        }
+        yield Network(name="prompt", build=lambda: self._model(self._encoder(), None), inputs=inputs)
+
+    def _encoder(self) -> PreTrainedModel:
+        return small_encoder(
+            self.vocab_size, hidden_size=self.hidden_size, num_layers=self.num_layers, num_heads=self.num_heads
+        )
+
+    def _model(self, encoder: PreTrainedModel, generator: torch.Generator | None) -> PromptModel:
+        return build_prompt_model(
+            encoder,
+            7,
+            num_virtual_tokens=self.num_virtual_tokens,
+            pool="mean",
+            head_is_linear=True,
+            dropout=0.0,
+            prompt_positions=False,
+            generator=generator,
         )
 
     def _texts(self, rng: np.random.Generator) -> Texts:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,25 @@ import torch
 from transformers import XLMRobertaConfig
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.fed_prompt import figures
-from iclr_repro.fed_prompt.experiments._runs import Tuned, WithPrompts, cut, poor_and_rich
+from iclr_repro.fed_prompt.experiments._runs import XLMR_BASE, Tuned, WithPrompts, cut, poor_and_rich
 from iclr_repro.fed_prompt.experiments._task import Task
 from iclr_repro.fed_prompt.federation import message_bytes
-from iclr_repro.fed_prompt.model import Kind, ParameterCounts, build_prompt_model, parameter_counts, trainable_state
+from iclr_repro.fed_prompt.model import (
+    Kind,
+    ParameterCounts,
+    PromptModel,
+    build_prompt_model,
+    parameter_counts,
+    trainable_state,
+)
 from iclr_repro.fed_prompt.partition import partition_clients
 from iclr_repro.fed_prompt.pretraining import small_encoder
 from iclr_repro.fed_prompt.training import Texts, arrays
 
-XLMR_BASE = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 # name -> (kind, who holds which texts)
 METHODS: dict[str, tuple[Kind, str]] = {
     "local": ("prompt", "local"),
@@ -39,6 +47,7 @@ METHODS: dict[str, tuple[Kind, str]] = {
     "lora": ("lora", "federated"),
     "full": ("full", "federated"),
 }
+_COUNTED = "only counted and serialised"
 _COMPARED = {
     "gain": ("federated", "local"),
     "federated_minus_centralised": ("federated", "centralised"),
@@ -48,6 +57,15 @@ _COMPARED = {
     "lora_minus_prompt": ("lora", "federated"),
     "federated_minus_majority": ("federated", "majority"),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class _Best:
+    """A method at its best learning rate on dev."""
+
+    tuned: Tuned
+    rate: float
+    counts: ParameterCounts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +98,8 @@ class Methods(WithPrompts):
             task.drawn(dict.fromkeys(task.languages, self.n_high), run.rng("labelled texts")),
             poor_and_rich(task, task.low, self.n_low, self.n_high),
         )
-        found: dict[str, Tuned] = {}
-        trained: dict[str, int] = {}
-        chosen_rates: dict[str, float] = {}
+        found: dict[str, _Best] = {}
         centered: dict[str, dict[str, dict[str, Texts]]] = {}
-        encoder_parameters = 0
         for name in self.methods:
             if name == "zero_shot_eng" and "eng" not in task.languages:
                 continue
@@ -93,51 +108,60 @@ class Methods(WithPrompts):
             for rate in self.rates[kind]:
                 model = self.model(run, task, kind)
                 counts = parameter_counts(model)
-                trained[name], encoder_parameters = counts.trainable, counts.backbone
                 if kind not in centered:  # equal for equal phi_0
                     centered[kind] = self.centered(task, model)
                 tried[rate] = self._tuned(run, task, model, centered[kind], rows, name, rate)
-            chosen_rates[name] = max(tried, key=lambda rate: max(tried[rate].dev))
-            found[name] = tried[chosen_rates[name]]
-        accuracy = pd.DataFrame({name: one.accuracies(task.languages) for name, one in found.items()})
-        m = Measurements()
-        m.add("n", float(sum(len(task.labels(language, "test")) for language in task.languages)))
-        resampled = run.rng("bootstrap").integers(len(accuracy), size=(self.resamples, len(accuracy)))
-        for name, one in found.items():
-            of_language = accuracy[name].to_numpy()
-            m.add_draws(f"{name}/accuracy", float(of_language.mean()), of_language[resampled].mean(axis=1))
-            m.add_exact(f"{name}/parameters", trained[name])
-            m.add_exact(f"{name}/bytes", one.num_bytes)
-            m.add_exact(f"{name}/rate", chosen_rates[name])
-        compared = accuracy.assign(majority=[task.majority(language) for language in accuracy.index])
-        for name, (first, second) in _COMPARED.items():
-            if first in compared and second in compared:
-                gain = 100.0 * (compared[first] - compared[second]).to_numpy()
-                m.add_draws(name, float(gain.mean()), gain[resampled].mean(axis=1))
-        m.add_exact("encoder/parameters", encoder_parameters)
+            best = max(tried, key=lambda rate: max(tried[rate].dev))
+            found[name] = _Best(tried[best], best, counts)
+        accuracy = pd.DataFrame({name: one.tuned.accuracies(task.languages) for name, one in found.items()})
         summary = pd.DataFrame(
             {
                 name: {
                     "accuracy": accuracy[name].mean(),
                     "low": accuracy.loc[list(task.low), name].mean(),
                     "high": accuracy.loc[list(task.high), name].mean(),
-                    "parameters": trained[name],
-                    "megabytes": one.num_bytes / 1e6,
-                    "rate": chosen_rates[name],
+                    "parameters": one.counts.trainable,
+                    "megabytes": one.tuned.num_bytes / 1e6,
+                    "rate": one.rate,
                 }
                 for name, one in found.items()
             }
         ).T
-        curves = {name: one.dev for name, one in found.items() if METHODS[name][1] == "federated"}
-        sent = {name: found[name].num_bytes for name in curves}
-        return m.result(
+        federated = {name: one.tuned for name, one in found.items() if METHODS[name][1] == "federated"}
+        return self._measured(run, task, found, accuracy).result(
             tables={"methods": summary.rename_axis("method"), "languages": accuracy.rename_axis("language")},
             figures={
                 "methods": figures.methods(accuracy),
-                "communication": figures.communication(curves, sent),
+                "communication": figures.communication(
+                    {name: one.dev for name, one in federated.items()},
+                    {name: one.num_bytes for name, one in federated.items()},
+                ),
             },
             data=task.data,
         )
+
+    def _measured(self, run: Run, task: Task, found: Mapping[str, _Best], accuracy: pd.DataFrame) -> Measurements:
+        """Mean accuracies and gains with draws over languages, and what each method costs."""
+        m = Measurements()
+        m.add("n", float(sum(len(task.labels(language, "test")) for language in task.languages)))
+        resampled = run.rng("bootstrap").integers(len(accuracy), size=(self.resamples, len(accuracy)))
+        for name, one in found.items():
+            of_language = accuracy[name].to_numpy()
+            m.add_draws(f"{name}/accuracy", float(of_language.mean()), of_language[resampled].mean(axis=1))
+            m.add_exact(f"{name}/parameters", one.counts.trainable)
+            m.add_exact(f"{name}/bytes", one.tuned.num_bytes)
+            m.add_exact(f"{name}/rate", one.rate)
+        compared = accuracy.assign(majority=[task.majority(language) for language in accuracy.index])
+        for name, (first, second) in _COMPARED.items():
+            if first in compared and second in compared:
+                gain = 100.0 * (compared[first] - compared[second]).to_numpy()
+                m.add_draws(name, float(gain.mean()), gain[resampled].mean(axis=1))
+        m.add_exact("encoder/parameters", next(iter(found.values())).counts.backbone)
+        return m
+
+    def networks(self) -> Iterable[Network]:
+        """Describe the encoder and a model of each kind that a method tunes."""
+        return self.networks_of(METHODS[name][0] for name in self.methods)
 
     def _tuned(
         self,
@@ -216,10 +240,7 @@ class Communication:
                     m.add_exact(f"{name}/{kind}/{quantity}", value)
                 rows.append({"task": name, "kind": kind, **measured})
         for name, is_linear in (("small", False), ("small_linear", True)):
-            encoder = small_encoder(
-                self.vocab_size, hidden_size=self.hidden_size, num_layers=self.num_layers, num_heads=self.num_heads
-            )
-            model = build_prompt_model(encoder, 7, num_virtual_tokens=self.num_virtual_tokens, head_is_linear=is_linear)
+            model = self._small(is_linear=is_linear)
             counts = parameter_counts(model)
             whole = counts.backbone + counts.head
             state = {name: value for name, value in model.named_parameters() if not name.startswith("prompt.")}
@@ -232,6 +253,17 @@ class Communication:
             m.add_exact(f"{name}/bytes_over_count", (sent / everything) / (counts.trainable / whole))
         table = pd.DataFrame(rows).set_index(["task", "kind"])
         return m.result(tables={"counts": table}, figures={"counts": figures.counts(table)})
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the small models, which are only counted and serialised."""
+        for name, is_linear in (("small", False), ("small_linear", True)):
+            yield Network(name=name, build=partial(self._small, is_linear=is_linear), is_trained=False, note=_COUNTED)
+
+    def _small(self, *, is_linear: bool) -> PromptModel:
+        encoder = small_encoder(
+            self.vocab_size, hidden_size=self.hidden_size, num_layers=self.num_layers, num_heads=self.num_heads
+        )
+        return build_prompt_model(encoder, 7, num_virtual_tokens=self.num_virtual_tokens, head_is_linear=is_linear)
 
 
 def xlmr_counts(num_labels: int, kind: Any, num_virtual_tokens: int) -> ParameterCounts:

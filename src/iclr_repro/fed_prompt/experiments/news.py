@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import scipy.stats
 from jaxtyping import Float
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.fed_prompt import figures
@@ -70,6 +71,10 @@ class LowResource(WithPrompts):
             },
             data=task.data,
         )
+
+    def networks(self) -> Iterable[Network]:
+        """Describe the encoder and its prompts; heads on fixed features are none."""
+        return self.networks_of(["prompt"])
 
     def _with_prompts(self, run: Run, task: Task) -> tuple[pd.DataFrame, dict[str, list[float]]]:
         model = self.model(run, task, "prompt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, parameter
 from iclr_repro.core.files import read_json, write_json
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.rundir import Run
 from iclr_repro.loki.attribution import Rule, check_prompt_length
 from iclr_repro.loki.benchmarks import METRICS
@@ -31,6 +32,16 @@ from iclr_repro.loki.stability import crowding, overlap
 
 _CROWDING_QUOTA, _STABILITY_QUOTA, _NESTED = 5, 30, (5, 10, 20, 30)  # percent; C8, C11, C12
 TINY = "tiny"  # the name of the random model
+QWEN_05B: Mapping[str, Any] = {  # of Qwen2.5-0.5B-Instruct
+    "vocab_size": 151936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+_SIZES = {"Qwen/Qwen2.5-0.5B-Instruct": QWEN_05B}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +66,23 @@ class OfPublicModel:
         if self.model != TINY:
             tokenizer = AutoTokenizer.from_pretrained(self.model, padding_side="left")
             return AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype), tokenizer
-        tokenizer = byte_tokenizer()
-        config = Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-        )
         with seeded(run, "initialisation"):
-            return Qwen2ForCausalLM(config).eval(), tokenizer
+            return _tiny().eval(), byte_tokenizer()
+
+    @property
+    def builder(self) -> Callable[[], Qwen2ForCausalLM] | None:
+        """What makes a model of the same shapes without its weights; None: only its name is known here."""
+        if self.model == TINY:
+            return _tiny
+        sizes = _SIZES.get(self.model)
+        if sizes is None:
+            return None
+        return lambda: Qwen2ForCausalLM(Qwen2Config(**sizes)).to(getattr(torch, self.dtype))
+
+    def described(self) -> Network:
+        """Describe the model as it is attributed and measured; texts decide on the length of its inputs."""
+        note = f"{self.model}, untrained, on prompts of any length" if self.builder else f"{self.model}, a hub's model"
+        return Network(name="original", build=self.builder, is_trained=False, note=note)
 
     def probe_prompts(self, run: Run, tokenizer: Any) -> tuple[list[list[int]], DataKind]:
         """Return the token ids of the probe prompts, and whether they are MMLU's."""
@@ -111,6 +126,20 @@ class OfPublicModel:
             f"{name}/forgetting/clipped": lost.clipped,
             f"{name}/forgetting/n": float(len(lost.by_benchmark)),
         }
+
+
+def _tiny() -> Qwen2ForCausalLM:
+    config = Qwen2Config(
+        vocab_size=len(byte_tokenizer()),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    return Qwen2ForCausalLM(config)
 
 
 def scores_path(run: Run, name: str) -> Path:

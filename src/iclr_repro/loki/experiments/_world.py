@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from iclr_repro.core.checkpoint import load_checkpoints, save_checkpoint
 from iclr_repro.core.data import cache_folder
 from iclr_repro.core.experiment import parameter
 from iclr_repro.core.files import sha256_of_json
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.provenance import source_digests
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
@@ -99,7 +100,7 @@ class InTinyWorld:
 
     def pretrained(self, run: Run) -> Pretrained:
         """Pretrain the model of this seed, or take it from the cache of the experiments that have done so."""
-        world = self._world(run)
+        world = self._world(run.rng("world"))
         model = self._model(run)
         with _kept(self._key(run), run) as kept:
             if kept.weights is not None:
@@ -133,9 +134,20 @@ class InTinyWorld:
     def _skills(self) -> tuple[str, ...]:
         return tuple(skill for skill in SKILLS if self.pool.get(skill, 0) > 0)
 
-    def _world(self, run: Run) -> TinyWorld:
+    def networks(self) -> Iterable[Network]:
+        """Describe the model in its pretraining."""
+        return [Network(name="pretrained", build=self._llama, inputs=self._rows(self.pretraining_batch, self._skills))]
+
+    def _rows(self, batch_size: int, tasks: Iterable[str]) -> dict[str, Tensor]:
+        """Return a described batch of training rows, as wide as those of any world of this size."""
+        rng = np.random.default_rng()
+        world = self._world(rng)
+        width = training_rows([world.samples(task, 1, rng) for task in tasks])[0].shape[1]
+        return {name: example(batch_size, width, dtype=torch.int64) for name in ("input_ids", "labels")}
+
+    def _world(self, rng: np.random.Generator) -> TinyWorld:
         return TinyWorld(
-            run.rng("world"),
+            rng,
             num_entities=self.num_entities,
             num_relations=self.num_relations,
             num_symbols=self.num_symbols,
@@ -143,6 +155,10 @@ class InTinyWorld:
         )
 
     def _model(self, run: Run) -> LlamaForCausalLM:
+        with seeded(run, "initialisation"):
+            return self._llama().to(run.device)
+
+    def _llama(self) -> LlamaForCausalLM:
         config = LlamaConfig(
             vocab_size=len(VOCABULARY),
             hidden_size=self.hidden_size,
@@ -155,8 +171,7 @@ class InTinyWorld:
             pad_token_id=0,
             max_position_embeddings=64,
         )
-        with seeded(run, "initialisation"):
-            return LlamaForCausalLM(config).to(run.device)
+        return LlamaForCausalLM(config)
 
     def _pretrain(self, run: Run, world: TinyWorld, model: LlamaForCausalLM) -> None:
         parts = [world.samples(skill, self.pool[skill], run.rng(f"pool/{skill}")) for skill in self._skills]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -19,11 +19,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from iclr_repro.core import plotting
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.timing import time_in_turn
 from iclr_repro.loki.attribution import attribute
 from iclr_repro.loki.baselines import baseline_model, with_adapter
 from iclr_repro.loki.config import LokiConfig
+from iclr_repro.loki.experiments._public import QWEN_05B
 from iclr_repro.loki.experiments._world import seeded
 from iclr_repro.loki.invariants import adapter_violations, attribution_violations
 from iclr_repro.loki.layer import LokiLayer
@@ -120,23 +122,15 @@ class Efficiency:
     def _training_step(self, run: Run) -> dict[str, float | np.ndarray]:
         hidden_size, num_layers, num_sequences, length = self.step
         ids = torch.randint(1, _VOCABULARY, (num_sequences, length), generator=run.torch_rng("batch")).to(run.device)
-        num_rows = max(int(self.quota * hidden_size / 100), 1)
-        positions = [list(range(num_rows)) for _ in range(num_layers)]
 
         def fresh() -> LlamaForCausalLM:
             return _random_llama(run, hidden_size=hidden_size, num_layers=num_layers).to(run.device)
 
-        loki = with_adapter(fresh(), LokiConfig(active_pos=positions, task_type="CAUSAL_LM"))
-        options: Any = {"r": self.lora_r, "alpha": 16.0, "preserve": lambda: None}
-        models = {
-            "loki": loki,
-            "lora": baseline_model("lora", fresh(), **options),
-            "full": baseline_model("full", fresh(), **options),
-        }
+        models = {name: self._with_method(name, fresh(), self.lora_r) for name in ("loki", "lora", "full")}
         counts = {f"step/{name}/parameters": _trained(model) for name, model in models.items()}
         # LoRA of the rank with about as many trained numbers, besides the usual one.
         rank = max(round(self.lora_r * counts["step/loki/parameters"] / counts["step/lora/parameters"]), 1)
-        models["lora_same_size"] = baseline_model("lora", fresh(), **options | {"r": rank})
+        models["lora_same_size"] = self._with_method("lora", fresh(), rank)
         counts |= {
             "step/lora_same_size/rank": rank,
             "step/lora_same_size/parameters": _trained(models["lora_same_size"]),
@@ -151,6 +145,25 @@ class Efficiency:
             "step/loki_ms": 1e3 * float(np.median(seconds["loki"])),
             **counts,
         }
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the models of a training step; the others are smaller or have no optimizer."""
+        hidden_size, num_layers, num_sequences, length = self.step
+        for name in ("loki", "lora", "full"):
+
+            def build(name: str = name) -> nn.Module:
+                return self._with_method(name, _llama(hidden_size=hidden_size, num_layers=num_layers), self.lora_r)
+
+            ids = example(num_sequences, length, dtype=torch.int64)
+            yield Network(name=f"step {name}", build=build, inputs={"input_ids": ids})
+
+    def _with_method(self, name: str, model: nn.Module, r: int) -> nn.Module:
+        if name == "loki":
+            hidden_size, num_layers, _, _ = self.step
+            num_rows = max(int(self.quota * hidden_size / 100), 1)
+            positions = [list(range(num_rows)) for _ in range(num_layers)]
+            return with_adapter(model, LokiConfig(active_pos=positions, task_type="CAUSAL_LM"))
+        return baseline_model(name, model, r=r, alpha=16.0, preserve=lambda: None)  # type: ignore[arg-type]
 
     def _layer(self, run: Run) -> dict[str, float | np.ndarray]:
         num_rows, num_columns, length = self.layer
@@ -173,8 +186,13 @@ class Efficiency:
         }
 
 
-def _random_llama(
-    run: Run, *, hidden_size: int, num_layers: int, vocab_size: int = _VOCABULARY, initializer_range: float = 0.1
+def _random_llama(run: Run, **options: Any) -> LlamaForCausalLM:
+    with seeded(run, "initialisation"):
+        return _llama(**options).eval()
+
+
+def _llama(
+    *, hidden_size: int, num_layers: int, vocab_size: int = _VOCABULARY, initializer_range: float = 0.1
 ) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -187,8 +205,7 @@ def _random_llama(
         max_position_embeddings=1024,
         tie_word_embeddings=False,
     )
-    with seeded(run, "initialisation"):
-        return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(config)
 
 
 def _trained(model: nn.Module) -> int:
@@ -264,15 +281,7 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
 
 def _throughput(device: torch.device) -> dict[str, float]:
     """Attribute prompts of 128 tokens by a random model of the size of Qwen2.5-0.5B in bf16; samples a second."""
-    config = Qwen2Config(
-        vocab_size=151936,
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
+    config = Qwen2Config(**QWEN_05B)
     with device:
         model = Qwen2ForCausalLM(config).to(torch.bfloat16).eval()
         ids = torch.randint(config.vocab_size, (8, 128))

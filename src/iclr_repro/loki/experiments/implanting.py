@@ -8,11 +8,12 @@ code runs on a tiny random model with generated pairs: it shows that the code wo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate.utils.memory import clear_device_cache
@@ -22,6 +23,7 @@ from transformers import get_cosine_schedule_with_warmup
 from iclr_repro.core.batches import ResumableBatches
 from iclr_repro.core.data import locate
 from iclr_repro.core.experiment import DataKind, Result, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
 from iclr_repro.loki.benchmarks import benchmark_scores
@@ -37,7 +39,7 @@ from iclr_repro.loki.experiments._public import (
     no_attributions,
 )
 from iclr_repro.loki.experiments._world import answer_loss, row_batches, seeded
-from iclr_repro.loki.methods import METHODS, ROW_STRATEGIES, adapter_kept, method_model
+from iclr_repro.loki.methods import METHODS, ROW_STRATEGIES, adapter_kept, method_model, without_values
 from iclr_repro.loki.positions import load_positions, save_positions
 from iclr_repro.loki.prompts import Message, toolace_messages
 from iclr_repro.loki.reranking import load_beir, load_run, pair_scores, retrieval_scores
@@ -162,6 +164,29 @@ class Implanting(OfPublicModel):
                 found[f"{method}_q{quota:g}" if method in ROW_STRATEGIES else method] = (method, quota)
         return found
 
+    def networks(self) -> Iterator[Network]:
+        """Describe the original, and each method with as many rows as it selects, in an update's micro-batch."""
+        yield self.described()
+        size = self.batch_size // self.accumulation
+        batch = {name: example(size, self.length, dtype=torch.int64) for name in ("input_ids", "labels")}
+        note = "rows at their longest" if not self.packing else ""
+        if self.dtype == "bfloat16":
+            note += "; autocast to bfloat16 needs less" if note else "autocast to bfloat16 needs less"
+        if (make := self.builder) is None:
+            return
+        for name, (method, quota) in self._trained().items():
+            build = partial(self._described, make, method, quota)
+            yield Network(name=name, build=build, inputs=batch, note=note)
+
+    def _described(self, make: Callable[[], nn.Module], method: str, quota: float) -> nn.Module:
+        model, rows = make(), None
+        if method in ROW_STRATEGIES:
+            strategy = ROW_STRATEGIES[method]
+            rows = select_rows(no_attributions(model), quota, strategy=strategy, rng=np.random.default_rng())
+        adapted = self._with_method(without_values(method), model, quota, rows, lambda: None)
+        self._set_checkpointing(adapted)
+        return adapted
+
     def _positions(self, run: Run, model: nn.Module, prompts: list[list[int]]) -> dict[str, Positions]:
         """Return the rows of each row method by its name with the quota, and save them."""
         chosen = {name: one for name, one in self._trained().items() if one[0] in ROW_STRATEGIES}
@@ -198,16 +223,26 @@ class Implanting(OfPublicModel):
                 model(input_ids=torch.tensor([prompt], device=run.device), use_cache=False)
 
         with seeded(run, f"adapter/{method}"):
-            return method_model(
-                method,
-                model,
-                rows=rows,
-                quota=quota,
-                r=self.lora_r,
-                alpha=self.lora_alpha,
-                loki_r=self.loki_lora_r,
-                preserve=preserve,
-            )
+            return self._with_method(method, model, quota, rows, preserve)
+
+    def _with_method(
+        self, method: str, model: nn.Module, quota: float, rows: Positions | None, preserve: Callable[[], Any]
+    ) -> nn.Module:
+        return method_model(
+            method,
+            model,
+            rows=rows,
+            quota=quota,
+            r=self.lora_r,
+            alpha=self.lora_alpha,
+            loki_r=self.loki_lora_r,
+            preserve=preserve,
+        )
+
+    def _set_checkpointing(self, model: Any) -> None:
+        if self.checkpointing:  # transformers 5 has the first name
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
 
     def _scores(
         self, run: Run, model: nn.Module, held_out: Sequence[Sequence[Message]], tokenizer: Any
@@ -268,9 +303,7 @@ class Implanting(OfPublicModel):
         return batches, len(learnt)
 
     def _train(self, run: Run, model: Any, name: str, rate: float, rows: Sequence[tuple[list[int], list[int]]]) -> None:
-        if self.checkpointing:  # transformers 5 has the first name
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+        self._set_checkpointing(model)
         batches, num_rows = self._batches(run, rows)
         steps = max(self.epochs * num_rows // self.batch_size, 1)
         trained = [one for one in model.parameters() if one.requires_grad]

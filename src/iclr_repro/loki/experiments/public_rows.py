@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.rundir import Run
 from iclr_repro.loki.benchmarks import benchmark_scores
 from iclr_repro.loki.experiments._public import TINY, OfPublicModel, kept, of_attributions
@@ -58,6 +59,10 @@ class PublicRows(OfPublicModel):
             intervals=intervals,
             data="real" if kind == "real" and self.model != TINY else "synthetic",
         )
+
+    def networks(self) -> list[Network]:
+        """Describe the model."""
+        return [self.described()]
 
     def _suppressed(self, run: Run, attributions: np.ndarray) -> list[tuple[str, Positions]]:
         """Return the sets of rows to suppress, each with its name."""

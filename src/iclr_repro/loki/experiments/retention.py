@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 from transformers import get_constant_schedule_with_warmup
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.loop import History
 from iclr_repro.core.metriclog import Record
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
 from iclr_repro.loki import figures
 from iclr_repro.loki.experiments._world import InTinyWorld, Pretrained, answer_loss, row_batches, seeded
-from iclr_repro.loki.methods import METHODS, ROW_STRATEGIES, method_model
+from iclr_repro.loki.methods import METHODS, ROW_STRATEGIES, method_model, without_values
 from iclr_repro.loki.metrics import pareto_front
 from iclr_repro.loki.selection import Positions, select_rows
 from iclr_repro.loki.tinyworld import accuracy, skill_accuracies, training_rows
@@ -68,10 +72,7 @@ class Retention(InTinyWorld):
         """Pretrain, attribute, fine-tune each method at each rate."""
         pretrained = self.pretrained(run)
         attributions = self.attributions(run, pretrained)
-        rows = {
-            method: select_rows(attributions, self.quota, strategy=strategy, rng=run.rng("random rows"))
-            for method, strategy in ROW_STRATEGIES.items()
-        }
+        rows = self._selected(attributions, lambda: run.rng("random rows"))
         metrics: dict[str, float] = {f"pretrained/{skill}": value for skill, value in pretrained.accuracies.items()}
         metrics |= {"n": self.num_entities, "pretrained/n": self.test_samples}
         checkpoints: list[Checkpoint] = []
@@ -99,6 +100,24 @@ class Retention(InTinyWorld):
             },
             data="synthetic",
         )
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the pretraining, and each method with as many rows as it selects."""
+        yield from super().networks()
+        rows = self._selected(np.zeros((1, self.num_layers, self.hidden_size)), np.random.default_rng)
+        batch = self._rows(min(self.batch_size, self.num_entities), ["newf"])
+        for method in self.methods:
+            build = partial(self._described, method, rows.get(method))
+            yield Network(name=method, build=build, inputs=batch)
+
+    def _described(self, method: str, rows: Positions | None) -> nn.Module:
+        return self._with_method(without_values(method), self._llama(), rows, lambda: None)
+
+    def _selected(self, attributions: np.ndarray, rng: Callable[[], np.random.Generator]) -> dict[str, Positions]:
+        return {
+            method: select_rows(attributions, self.quota, strategy=strategy, rng=rng())
+            for method, strategy in ROW_STRATEGIES.items()
+        }
 
     def _equal(self, table: pd.DataFrame) -> pd.DataFrame:
         """The last checkpoint of each method at the equal rate."""
@@ -182,6 +201,11 @@ class Retention(InTinyWorld):
             for prompt in prompts:
                 model(input_ids=torch.tensor([prompt], device=run.device), use_cache=False)
 
+        return self._with_method(method, model, rows, preserve)
+
+    def _with_method(
+        self, method: str, model: nn.Module, rows: Positions | None, preserve: Callable[[], Any]
+    ) -> nn.Module:
         return method_model(
             method,
             model,

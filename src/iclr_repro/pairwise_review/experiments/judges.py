@@ -10,6 +10,7 @@ import pandas as pd
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network, language_models
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review.audit import flip_rate
@@ -107,6 +108,10 @@ class LanguageJudge:
     num_papers: int = parameter("papers, the first of CoRL 2023", low=3)
     comparisons: int = parameter("pairs, each judged in both orders", low=1)
     budget: int = parameter("tokens shown of a manuscript", low=1)
+
+    def networks(self) -> list[Network]:
+        """Name the language model, if the judge is one."""
+        return language_models(self.judge)
 
     def run(self, run: Run) -> Result:
         """Judge pairs in both orders with and without reuse."""

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, DataError, real_or_synthetic
 from iclr_repro.core.experiment import ParameterError, Result, parameter
+from iclr_repro.core.footprint import Network, language_models
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.pairwise_review import figures
@@ -94,6 +95,10 @@ class VenueTable:
         check_judge(self.judge)
         if self.full_texts is not None and self.judge == "text":
             raise ParameterError("full_texts are for a language model; the judge `text` reads title and abstract only")
+
+    def networks(self) -> list[Network]:
+        """Name the language model, if the judge is one."""
+        return language_models(self.judge)
 
     def run(self, run: Run) -> Result:
         """Judge, rank, select the venue's own numbers, and set the sets beside each other."""

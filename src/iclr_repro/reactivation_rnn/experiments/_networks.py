@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from iclr_repro.core.checkpoint import load_checkpoints, save_checkpoint
 from iclr_repro.core.experiment import parameter
 from iclr_repro.core.files import sha256_of_json
+from iclr_repro.core.footprint import Network as Described
+from iclr_repro.core.footprint import example
 from iclr_repro.core.provenance import source_digests
 from iclr_repro.core.rundir import Run
 from iclr_repro.reactivation_rnn.cells import Cells, PlaceCells, PlaceCode
@@ -133,17 +136,25 @@ class OfNavigation:
 
     def untrained(self, run: Run, name: str) -> Network:
         """Return a network as it is before training; all of one architecture and seed start from the same weights."""
+        with seeded(run):
+            return self.network(name, compiled=compiles(run.device)).to(run.device)
+
+    def network(self, name: str, *, compiled: bool = False) -> Network:
+        """Return a network whose weights are drawn from torch's global generator."""
         kind = KINDS[name]
         options: dict[str, Any] = {
             "leak": LEAK,
             "sigma_step": self.sigma_step if kind.noisy else 0.0,
             "noise_law": self.noise_law,
         }
-        with seeded(run):
-            if kind.gated:
-                return NoisyGRU(2, self.num_units, self.num_cells, **options).to(run.device)
-            options |= {"bias": self.bias, "compiled": compiles(run.device)}
-            return NoisyRNN(2, self.num_units, self.num_cells, **options).to(run.device)
+        if kind.gated:
+            return NoisyGRU(2, self.num_units, self.num_cells, **options)
+        return NoisyRNN(2, self.num_units, self.num_cells, bias=self.bias, compiled=compiled, **options)
+
+    def described(self, nets: Iterable[str]) -> Iterator[Described]:
+        """Describe networks by name in their training."""
+        for name in nets:
+            yield described(name, partial(self.network, name), self.num_steps, self.batch_size)
 
     def trained(
         self,
@@ -241,6 +252,18 @@ def trained_network(
     if folder is not None:
         save_checkpoint(folder, updates, {"network": dict(network.state_dict()), "curve": curve})
     return Trained(network, cells, curve)
+
+
+def described(name: str, build: Callable[[], Network], num_steps: int, batch_size: int) -> Described:
+    """Describe a network in its training."""
+    with torch.device("meta"):
+        shapes = build()
+    inputs = {
+        "inputs_TBI": example(num_steps, batch_size, shapes.num_inputs),
+        "start_code_BP": example(batch_size, shapes.num_cells),
+        "unit_noise_TBN": example(num_steps, batch_size, shapes.num_units),
+    }
+    return Described(name=name, build=build, inputs=inputs)
 
 
 def noise_generator(run: Run, name: str) -> torch.Generator:

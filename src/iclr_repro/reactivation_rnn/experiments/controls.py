@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.reactivation_rnn import figures
@@ -40,7 +42,11 @@ class _OfTrained(OfNavigation):
     kde_points: int = parameter("of a pool that a density is estimated from", low=10)
     kl_samples: int = parameter("of a KL estimate", low=10)
 
-    def networks(self, run: Run) -> tuple[dict[str, Trained], dict[str, Trajectories]]:
+    def networks(self) -> Iterator[Network]:
+        """Describe the networks."""
+        return self.described(self.nets)
+
+    def trained_networks(self, run: Run) -> tuple[dict[str, Trained], dict[str, Trajectories]]:
         """Return the trained networks, and the test trajectories of their behaviours."""
         cells = self.cells(run)
         tests = {
@@ -72,7 +78,7 @@ class CommonStart(_OfTrained):
     def run(self, run: Run) -> Result:
         """Start all quiescent runs at the centre and compare each window of time with the own active distribution."""
         found = Measurements()
-        nets, tests = self.networks(run)
+        nets, tests = self.trained_networks(run)
         rng = run.rng("kl")
         curves, displacements = {}, {}
         for name, net in nets.items():
@@ -133,7 +139,7 @@ class ScoreAlignment(_OfTrained):
     def run(self, run: Run) -> Result:
         """Compare drifts with scores, perturb, run at several temperatures and compare with p^(2/c)."""
         found = Measurements()
-        nets, tests = self.networks(run)
+        nets, tests = self.trained_networks(run)
         networks = {name: net.network for name, net in nets.items()}
         networks["untrained"] = self.untrained(run, next(iter(self.nets)))
         fields, left = {}, {}
@@ -230,7 +236,7 @@ class ReplayDynamics(_OfTrained):
     def run(self, run: Run) -> Result:
         """Run each network with each dynamics: speed relative to waking, exploration, match with waking."""
         found = Measurements()
-        nets, tests = self.networks(run)
+        nets, tests = self.trained_networks(run)
         rng = run.rng("kl")
         rows = {}
         for name, net in nets.items():

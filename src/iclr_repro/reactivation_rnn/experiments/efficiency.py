@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import torch
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.timing import time_in_turn
@@ -17,7 +19,7 @@ from iclr_repro.reactivation_rnn import figures
 from iclr_repro.reactivation_rnn.baselines import plain_training_step, scipy_pdf
 from iclr_repro.reactivation_rnn.cells import PlaceCells
 from iclr_repro.reactivation_rnn.density import KernelDensity
-from iclr_repro.reactivation_rnn.experiments._networks import compiles, noise_generator, seeded
+from iclr_repro.reactivation_rnn.experiments._networks import compiles, described, noise_generator, seeded
 from iclr_repro.reactivation_rnn.networks import NoisyRNN
 from iclr_repro.reactivation_rnn.training import PathIntegration
 from iclr_repro.reactivation_rnn.trajectories import simulate_navigation
@@ -63,6 +65,12 @@ class Efficiency:
         found.add("n", self.repeats)
         thresholds = {name: 5.0 if name == "kl" else 2.5 for name in speedups}
         return found.result(figures={"speedups": figures.ratios(speedups, thresholds=thresholds)})
+
+    def networks(self) -> Iterator[Network]:
+        """Describe a network for each size."""
+        for num_units, num_cells, batch_size in self.sizes:
+            name = f"n{num_units}_p{num_cells}_b{batch_size}"
+            yield described(name, partial(NoisyRNN, 2, num_units, num_cells), self.num_steps, batch_size)
 
     def _training_steps(
         self, run: Run, num_units: int, num_cells: int, batch_size: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.reactivation_rnn import figures
@@ -102,6 +104,10 @@ class RealBehaviour(OfNavigation):
             },
             data=kind,
         )
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the networks."""
+        return self.described(self.nets)
 
     def _split(self, path: Path2D) -> tuple[np.ndarray, np.ndarray]:
         """Starts of training and of test windows: those that lie in one block, every fifth block being for tests."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.reactivation_rnn import figures
@@ -134,6 +136,10 @@ class Spatial(OfNavigation):
                 "principal_components": figures.principal_components(profiles.variances, profiles.projections),
             },
         )  # fmt: skip
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the networks."""
+        return self.described(self.nets)
 
     def _active(self, run: Run, found: Measurements, name: str, net: Trained, test: Trajectories) -> Recording:
         """Follow the test trajectories: loss, decoding, step distance."""

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.reactivation_rnn.analysis import jump_fraction, output_variance, step_distances
 from iclr_repro.reactivation_rnn.cells import PlaceCells
 from iclr_repro.reactivation_rnn.density import kl_divergence
-from iclr_repro.reactivation_rnn.experiments._networks import KINDS, OfNavigation, decoding_error, trained_network
+from iclr_repro.reactivation_rnn.experiments._networks import (
+    KINDS,
+    OfNavigation,
+    decoding_error,
+    described,
+    trained_network,
+)
 from iclr_repro.reactivation_rnn.experiments.spatial import LONGEST_M, density_of
 from iclr_repro.reactivation_rnn.quiescence import active_run, quiescent_run
 from iclr_repro.reactivation_rnn.trajectories import simulate_navigation
@@ -90,3 +99,10 @@ class Variants(OfNavigation):
         found.add("n", self.trajectories)
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(index="variant")
         return found.result(tables={"variants": table})
+
+    def networks(self) -> Iterator[Network]:
+        """Describe a network for each switch."""
+        for name in self.variants:
+            kind, changes = VARIANTS[name]
+            varied = replace(self, **changes)
+            yield described(name, partial(varied.network, kind), self.num_steps, self.batch_size)

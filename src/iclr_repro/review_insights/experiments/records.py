@@ -11,6 +11,7 @@ import pandas as pd
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network, language_models
 from iclr_repro.core.rundir import Run
 from iclr_repro.review_insights import figures
 from iclr_repro.review_insights.bootstrap import bootstrap_terms
@@ -74,6 +75,10 @@ class TextLabels:
     base_url: str | None = parameter(BASE_URL_HELP)
     num_texts: int = parameter("texts to label", low=1, high=100_000)
     draws: int = parameter("bootstrap draws over papers", low=1, high=100_000)
+
+    def networks(self) -> list[Network]:
+        """Name the language model, if the labeller is one."""
+        return language_models(self.labeller)
 
     def run(self, run: Run) -> Result:
         """Measure agreement on the hand-labelled snippets, and shares on the review texts."""

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from iclr_repro.core.experiment import DataKind, Result, parameter
+from iclr_repro.core.footprint import Network, language_models
 from iclr_repro.core.rundir import Run
 from iclr_repro.review_insights import figures, paper_values
 from iclr_repro.review_insights.bootstrap import bootstrap_terms, resampling_counts
@@ -114,6 +115,10 @@ class RebuttalModel(OfThreads):
     labeller: str = parameter(LABELLER_HELP)
     base_url: str | None = parameter(BASE_URL_HELP)
     model_draws: int = parameter("bootstrap refits of the regression", low=1, high=10_000)
+
+    def networks(self) -> list[Network]:
+        """Name the language model, if the labeller is one."""
+        return language_models(self.labeller)
 
     def run(self, run: Run) -> Result:
         """Measure macro F1 with and without the rebuttal, the coefficients, and the shares of the reactions."""

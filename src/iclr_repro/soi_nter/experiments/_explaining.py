@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from iclr_repro.core.experiment import parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.rundir import Run
 from iclr_repro.soi_nter.baselines import kernel_shap, lime_tabular, random_scores
-from iclr_repro.soi_nter.energy import EnergyKind
+from iclr_repro.soi_nter.energy import MAX_EXACT_OUTPUTS, EnergyKind, EnergyModule, make_energy
 from iclr_repro.soi_nter.explainer import AmortisedExplainer, Target
 from iclr_repro.soi_nter.interpreter import SOInter
-from iclr_repro.soi_nter.l2x import L2X
+from iclr_repro.soi_nter.l2x import L2X, variational_classifier
 from iclr_repro.soi_nter.metrics import agreement, f1_score, ranks
+from iclr_repro.soi_nter.selector import Selector
 
 Options = dict[str, str | bool]
 _LOG_EVERY = 50
@@ -108,6 +111,45 @@ class OfExplainers:
         )
         return self.fitted(run, explainer, x, f"{where}_{name}")
 
+    def networks_of(
+        self,
+        where: str,
+        n_inputs: int,
+        n_outputs: int,
+        *,
+        energy: EnergyKind = "mlp",
+        energy_of_target: EnergyKind | None = None,
+        n_features: int | None = None,
+    ) -> Iterator[Network]:
+        """Describe the networks of one place: the selector, which L2X has as well, and what trains it.
+
+        Args:
+            where: its name, empty where there is one place.
+            n_inputs: entries of an input.
+            n_outputs: of the black box.
+            energy: of SOInter.
+            energy_of_target: of its target-only controls; None: as the others.
+            n_features: where they are groups of entries.
+        """
+        build = partial(Selector, n_inputs, n_features or n_inputs, hidden=self.hidden)
+        x_BN, target_B = example(self.batch_size, n_inputs), example(self.batch_size, dtype=torch.int64)
+        yield Network(name=f"{where} selector".strip(), build=build, inputs={"x_BN": x_BN, "target_B": target_B})
+        for name, options in self.variants.items():
+            structured = bool(options.get("structured", True))
+            kind: Any = options.get("energy", energy if structured else energy_of_target or energy)
+            modelled = n_outputs if structured else 1
+            yield energy_network(
+                f"{where} {name} energy".strip(),
+                partial(make_energy, kind, n_inputs, modelled, hidden=self.hidden),
+                2 * self.batch_size,
+                n_inputs,
+                modelled,
+            )
+        if self.l2x:
+            build_classifier = partial(variational_classifier, n_inputs)
+            inputs = {"input": example(self.l2x_batch, n_inputs)}
+            yield Network(name=f"{where} L2X classifier".strip(), build=build_classifier, inputs=inputs)
+
     def fitted(self, run: Run, explainer: Any, x: Tensor, stage: str) -> Any:
         """Train an explainer by the one loop."""
         explainer.prepare(x)
@@ -123,6 +165,30 @@ class OfExplainers:
     def plain_scores(self, run: Run, x: Tensor, where: str) -> dict[str, Tensor]:
         """Return random scores and |x|."""
         return {"random": random_scores(x, generator=run.torch_rng(f"random/{where}")), "largest": x.abs()}
+
+
+def energy_network(
+    name: str,
+    build: Callable[[], EnergyModule],
+    batch_size: int,
+    n_inputs: int,
+    n_outputs: int,
+    *,
+    optimizer_slots: int = 2,
+) -> Network:
+    """Describe an energy in training: of all answers to an input where they are few, otherwise of one."""
+    few = n_outputs <= MAX_EXACT_OUTPUTS
+    return Network(
+        name=name,
+        build=build,
+        inputs={
+            "x_BN": example(batch_size, n_inputs),
+            "y": example(2**n_outputs, n_outputs) if few else example(batch_size, 1, n_outputs),
+        },
+        forward=lambda energy, x_BN, y: energy.of_candidates(x_BN, y),
+        optimizer_slots=optimizer_slots,
+        note="" if few else "one answer an input",
+    )
 
 
 def seed_of(run: Run, name: str) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,15 +14,17 @@ from torch import Tensor
 
 from iclr_repro.core import plotting
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.timing import time_in_turn
 from iclr_repro.soi_nter.baselines import kernel_shap, lime_tabular
 from iclr_repro.soi_nter.black_boxes import QueriedBlackBox, SyntheticBlackBox
-from iclr_repro.soi_nter.energy import EnergyNetwork, all_outputs
+from iclr_repro.soi_nter.energy import EnergyNetwork, all_outputs, make_energy
+from iclr_repro.soi_nter.experiments._explaining import energy_network
 from iclr_repro.soi_nter.interpreter import SOInter
 from iclr_repro.soi_nter.invariants import FLAGS, violations
 from iclr_repro.soi_nter.losses import exact_nll, interpreter_loss
-from iclr_repro.soi_nter.selector import relaxed_top_k
+from iclr_repro.soi_nter.selector import Selector, relaxed_top_k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +65,31 @@ class Efficiency:
 
     def run(self, run: Run) -> Result:
         """Time each pair after a warm-up, alternately; a ratio a repeat."""
-        black_box = SyntheticBlackBox("E1", self.features)
-        x = torch.randn((self.explained, self.features), generator=run.torch_rng("inputs"))
-        asked_by_soi = QueriedBlackBox(black_box, 2)
+        black_box = QueriedBlackBox(SyntheticBlackBox("E1", self.features), 2)
+        soi = self._prepared(run, black_box)
+        metrics: dict[str, float | np.ndarray] = {
+            **self._explaining(run, soi, black_box),
+            **self._step(run, soi),
+            **self._all_answers(run),
+            "n": self.repeats,
+        }
+        shown = ("step/step_over_passes", "energies/loop_over_batched", "energies/gradients_loop_over_batched")
+        ratios = {name: metrics[name] for name in shown}
+        table = pd.DataFrame(
+            {
+                "milliseconds": [metrics[f"explain/{name}"] for name in ("ours_ms", "lime_ms", "shap_ms")],
+                "black-box queries": [
+                    metrics[f"explain/{name}"] for name in ("queries", "lime_queries", "shap_queries")
+                ],
+            },
+            index=pd.Index(["SOInter, L2X", "LIME", "Kernel-SHAP"], name=f"explaining {self.explained} inputs"),
+        )
+        return Result(metrics=metrics, tables={"explaining": table}, figures={"ratios": plotting.ratios(ratios)})
+
+    def _prepared(self, run: Run, black_box: QueriedBlackBox) -> SOInter:
+        """SOInter as it is before its first step."""
         soi = SOInter(
-            asked_by_soi,
+            black_box,
             self.features,
             2,
             0,
@@ -78,60 +101,76 @@ class Efficiency:
             validate_every=1_000_000,
         )
         soi.prepare(torch.randn((2000, self.features), generator=run.torch_rng("training")))
-        before = asked_by_soi.queries
-        soi.explain(x)
-        queries = asked_by_soi.queries - before
+        return soi
 
-        def slow(answer: Callable[[Tensor], Tensor]) -> tuple[Callable[[], object], Callable[[], object]]:
-            def target(points: Tensor) -> Tensor:
-                return answer(points)[:, 0]
+    def _explaining(self, run: Run, soi: SOInter, black_box: QueriedBlackBox) -> dict[str, float | np.ndarray]:
+        """Explain the same inputs with each method, timed without the counter of queries."""
+        x = torch.randn((self.explained, self.features), generator=run.torch_rng("inputs"))
 
-            return (
-                lambda: lime_tabular(target, x, n_samples=self.lime_samples, generator=run.torch_rng("lime")),
-                lambda: kernel_shap(target, x, n_samples=self.shap_samples, generator=run.torch_rng("shap")),
-            )
-
-        explain, lime, shap = time_in_turn(lambda: soi.explain(x), *slow(black_box), repeats=self.repeats, least_s=0.02)
-        asked = {}
-        for name, method in zip(("lime", "shap"), slow(counter := QueriedBlackBox(black_box, 2)), strict=True):
-            counter.queries = 0
+        def queries_of(method: Callable[[], object]) -> int:
+            before = black_box.queries
             method()
-            asked[name] = counter.queries
-        step, selector_pass, energy_pass = time_in_turn(
-            soi.step, *self._passes(run, soi), repeats=self.repeats, least_s=0.2
+            return black_box.queries - before
+
+        asked_by_soi = queries_of(lambda: soi.explain(x))
+        explain, lime, shap = time_in_turn(
+            lambda: soi.explain(x), *self._slow(run, black_box.answer, x), repeats=self.repeats, least_s=0.02
         )
-        energies, gradients, difference = self._energies(run, self.batch_size)
-        of_one, _, _ = self._energies(run, 1)
-        together = selector_pass + energy_pass
-        metrics: dict[str, float | np.ndarray] = {
-            "explain/queries": queries,
+        asked_by_lime, asked_by_shap = (queries_of(method) for method in self._slow(run, black_box, x))
+        return {
+            "explain/queries": asked_by_soi,
             "explain/lime_over_ours": lime / explain,
             "explain/ours_ms": 1e3 * float(np.median(explain)),
             "explain/lime_ms": 1e3 * float(np.median(lime)),
-            "explain/lime_queries": asked["lime"],
+            "explain/lime_queries": asked_by_lime,
             "explain/shap_over_ours": shap / explain,
             "explain/shap_ms": 1e3 * float(np.median(shap)),
-            "explain/shap_queries": asked["shap"],
+            "explain/shap_queries": asked_by_shap,
+        }
+
+    def _slow(
+        self, run: Run, answer: Callable[[Tensor], Tensor], x: Tensor
+    ) -> tuple[Callable[[], object], Callable[[], object]]:
+        """LIME and Kernel-SHAP, which ask the black box about each input again."""
+
+        def target(points: Tensor) -> Tensor:
+            return answer(points)[:, 0]
+
+        return (
+            lambda: lime_tabular(target, x, n_samples=self.lime_samples, generator=run.torch_rng("lime")),
+            lambda: kernel_shap(target, x, n_samples=self.shap_samples, generator=run.torch_rng("shap")),
+        )
+
+    def _step(self, run: Run, soi: SOInter) -> dict[str, float | np.ndarray]:
+        """A step of the alternation against its two passes alone."""
+        step, selector_pass, energy_pass = time_in_turn(
+            soi.step, *self._passes(run, soi), repeats=self.repeats, least_s=0.2
+        )
+        together = selector_pass + energy_pass
+        return {
             "step/step_over_passes": step / together,
             "step/ms": 1e3 * float(np.median(step)),
             "step/passes_ms": 1e3 * float(np.median(together)),
+        }
+
+    def _all_answers(self, run: Run) -> dict[str, float | np.ndarray]:
+        """The energies of all answers in one call against a loop over answers, for a batch and for one input."""
+        energies, gradients, difference = self._energies(run, self.batch_size)
+        of_one, _, _ = self._energies(run, 1)
+        return {
             "energies/loop_over_batched": energies[1] / energies[0],
             "energies/batched_ms": 1e3 * float(np.median(energies[0])),
             "energies/gradients_loop_over_batched": gradients[1] / gradients[0],
             "energies/one_input_loop_over_batched": of_one[1] / of_one[0],
             "energies/difference": difference,
-            "n": self.repeats,
         }
-        shown = ("step/step_over_passes", "energies/loop_over_batched", "energies/gradients_loop_over_batched")
-        ratios = {name: metrics[name] for name in shown}
-        table = pd.DataFrame(
-            {
-                "milliseconds": [metrics[f"explain/{name}_ms"] for name in ("ours", "lime", "shap")],
-                "black-box queries": [queries, asked["lime"], asked["shap"]],
-            },
-            index=pd.Index(["SOInter, L2X", "LIME", "Kernel-SHAP"], name=f"explaining {self.explained} inputs"),
-        )
-        return Result(metrics=metrics, tables={"explaining": table}, figures={"ratios": plotting.ratios(ratios)})
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the networks of SOInter."""
+        n, size = self.features, self.batch_size
+        inputs = {"x_BN": example(size, n), "target_B": example(size, dtype=torch.int64)}
+        yield Network(name="selector", build=partial(Selector, n, n, hidden=self.hidden), inputs=inputs)
+        yield energy_network("energy", partial(make_energy, "mlp", n, 2, hidden=self.hidden), 2 * size, n, 2)
 
     def _passes(self, run: Run, soi: SOInter) -> tuple[Callable[[], None], Callable[[], None]]:
         """The two forward and backward passes of a step with their updates, and nothing else of it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -12,12 +14,13 @@ from torch import Tensor
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.soi_nter import figures
-from iclr_repro.soi_nter.data import MultiLabelData, load_multilabel, synthetic_multilabel
+from iclr_repro.soi_nter.data import MULTILABEL, MultiLabelData, load_multilabel, synthetic_multilabel
 from iclr_repro.soi_nter.energy import EnergyKind, EnergyModule, EnergyNetwork, SpenEnergy
-from iclr_repro.soi_nter.experiments._explaining import OfExplainers, faithfulness, seed_of, top_k
+from iclr_repro.soi_nter.experiments._explaining import OfExplainers, energy_network, faithfulness, seed_of, top_k
 from iclr_repro.soi_nter.metrics import f1_score
 from iclr_repro.soi_nter.structured_models import AscentModel, ExactModel, StructuredTraining, TrainingLoss
 
@@ -84,15 +87,24 @@ class MultiLabel(OfExplainers):
             data=kind,
         )
 
+    def networks(self) -> Iterator[Network]:
+        """Describe the black box and the networks of an explainer."""
+        n, m = _SYNTHETIC[1:] if self.data == "synthetic" else MULTILABEL[self.source]
+        slots = 0 if self.model == "dvn" else 2  # SGD without momentum, or Adam
+        build = partial(self._energy, n, m)
+        yield energy_network("black box", build, self.model_batch, n, m, optimizer_slots=slots)
+        yield from self.networks_of("", n, m, energy=self.energy)
+
+    def _energy(self, n_features: int, n_outputs: int) -> EnergyModule:
+        if self.model == "exact":
+            return EnergyNetwork(n_features, n_outputs, hidden=self.model_hidden)
+        return SpenEnergy(n_features, n_outputs, hidden=self.model_hidden, gated=False)
+
     def _black_box(self, run: Run, data: MultiLabelData, x: Tensor, y: Tensor) -> ExactModel | AscentModel:
         n, m = x.shape[1], y.shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(run, "black box"))
-            energy: EnergyModule = (
-                EnergyNetwork(n, m, hidden=self.model_hidden)
-                if self.model == "exact"
-                else SpenEnergy(n, m, hidden=self.model_hidden, gated=False)
-            ).to(run.device)
+            energy = self._energy(n, m).to(run.device)
         losses: dict[str, TrainingLoss] = {"exact": "nll", "spen": "hinge", "dvn": "value"}
         optimizer: torch.optim.Optimizer = torch.optim.Adam(energy.parameters(), lr=1e-3, weight_decay=1e-4)
         milestones: tuple[int, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,13 @@ from torch import Tensor
 
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.soi_nter import figures
 from iclr_repro.soi_nter.data import load_horses, synthetic_horses
 from iclr_repro.soi_nter.energy import ConvEnergy, EnergyKind
-from iclr_repro.soi_nter.experiments._explaining import OfExplainers, faithfulness, seed_of, top_k
+from iclr_repro.soi_nter.experiments._explaining import OfExplainers, energy_network, faithfulness, seed_of, top_k
 from iclr_repro.soi_nter.structured_models import AscentModel, StructuredTraining, overlap
 
 _SIDE, _IMAGE, _FAR = 24, 32, 6.0  # crops, images, pixels from the target that count as context
@@ -93,7 +95,7 @@ class Segmentation(OfExplainers):
     def _black_box(self, run: Run, x: Tensor, y: Tensor) -> AscentModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(run, "black box"))
-            energy = ConvEnergy(_SIDE, channels=self.channels, dense=self.dense).to(run.device)
+            energy = self._energy().to(run.device)
             optimizer = torch.optim.Adam(energy.parameters(), lr=self.model_rate)
             training = StructuredTraining(
                 energy,
@@ -108,6 +110,16 @@ class Segmentation(OfExplainers):
             )
             run.fit(training, self.model_steps, name="black_box", log_every=20)
         return AscentModel(energy, value=True, step_size=self.ascent_step)
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the black box and the networks of an explainer."""
+        n, m = 3 * _SIDE**2, _SIDE**2
+        yield energy_network("black box", self._energy, self.model_batch, n, m)
+        blocks = (-(-_SIDE // self.block)) ** 2
+        yield from self.networks_of("", n, m, energy=self.energy, energy_of_target="mlp", n_features=blocks)
+
+    def _energy(self) -> ConvEnergy:
+        return ConvEnergy(_SIDE, channels=self.channels, dense=self.dense)
 
     def _groups(self) -> Tensor:
         place = torch.arange(_SIDE) // self.block

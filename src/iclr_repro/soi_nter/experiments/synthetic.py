@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.soi_nter import figures
@@ -95,16 +96,7 @@ class Synthetic(OfSynthetic):
                 found.add(f"{problem}/{name}/n", len(mask))
                 recalls[problem][name] = recall_of_each(mask, black_box.relevant).tolist()
             if not over_k:
-                for name, scores_BN in scores.items():
-                    over_k[name] = {
-                        float(size): faithfulness(
-                            answer,
-                            x_test[: len(scores_BN)],
-                            top_k(run, scores_BN, size, f"over_k/{name}/{size}"),
-                            own_B=own[: len(scores_BN)],
-                        )["post_hoc_accuracy"]
-                        for size in range(1, n + 1)
-                    }
+                over_k = _over_k(run, scores, answer, x_test)
             if structured := [one for one in explainers.values() if isinstance(one, SOInter) and one.structured]:
                 paths = self._paths(found, problem, black_box, structured[-1], x_test)
                 made[f"dependencies_{problem}"] = _graph(paths, black_box, structured[-1], x_test)
@@ -117,6 +109,12 @@ class Synthetic(OfSynthetic):
         )
         made["accuracy_against_n"] = self._against_n(rows)
         return found.result(tables={"methods": table}, figures=made)
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the networks of every problem."""
+        for kind, n, m in self.problems:
+            black_box = SyntheticBlackBox(kind, n, n_outputs=m)  # type: ignore[arg-type]
+            yield from self.networks_of(f"{kind.lower()}_n{n}", n, black_box.n_outputs)
 
     def _scores(
         self, run: Run, black_box: SyntheticBlackBox, x: Tensor, x_test: Tensor, k: int, problem: str
@@ -178,6 +176,23 @@ def _graph(paths: InteractionPaths, black_box: SyntheticBlackBox, explainer: SOI
     return figures.dependency_graph(paths, row, selected, _TARGET)
 
 
+def _over_k(
+    run: Run, scores: dict[str, Tensor], answer: Callable[[Tensor], Tensor], x_test: Tensor
+) -> dict[str, dict[float, float]]:
+    """Post-hoc accuracy of each method's k best features, for every k from 1 to all: method -> k -> accuracy."""
+    own = answer(x_test)
+    found: dict[str, dict[float, float]] = {}
+    for name, scores_BN in scores.items():
+        num, n_features = scores_BN.shape
+        found[name] = {
+            float(k): faithfulness(
+                answer, x_test[:num], top_k(run, scores_BN, k, f"over_k/{name}/{k}"), own_B=own[:num]
+            )["post_hoc_accuracy"]
+            for k in range(1, n_features + 1)
+        }
+    return found
+
+
 def _scores_of_last(explainer: AmortisedExplainer, x: Tensor) -> Tensor:
     """Score with the weights after the last step: what comes out without a choice by validation."""
     kept = copy.deepcopy(explainer.selector.state_dict())
@@ -193,6 +208,10 @@ class Robustness(OfSynthetic):
 
     features: int = parameter("n of E1", low=4)
     settings: tuple[tuple[int, float, float], ...] = parameter("k, tau, and the share of answers that are flipped")
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the networks, the same in every setting; L2X is not among them."""
+        return replace(self, l2x={}).networks_of("", self.features, 2)
 
     def run(self, run: Run) -> Result:
         """Train every variant at every setting."""
@@ -239,6 +258,10 @@ class Leakage(OfSynthetic):
 
     features: int = parameter("n of E1", low=4)
     folds: ClassVar[int] = 2
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the networks."""
+        return self.networks_of("", self.features, 2)
 
     def run(self, run: Run) -> Result:
         """Train each explainer, then classifiers on half of fresh inputs; test them on the other half."""

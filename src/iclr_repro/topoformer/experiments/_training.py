@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from iclr_repro.core.batches import ResumableBatches
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
 from iclr_repro.topoformer.attention import SHEETS, TopographicSelfAttention
@@ -27,7 +29,7 @@ from iclr_repro.topoformer.data import (
     load_sst2,
     synthetic_sentiment,
 )
-from iclr_repro.topoformer.text import PAD, Vocabulary
+from iclr_repro.topoformer.text import PAD, SPECIALS, Vocabulary
 
 _EVALUATION_BATCH = 500
 Sheets = dict[str, np.ndarray]
@@ -81,15 +83,29 @@ class OfSentiment:
     def model(self, run: Run, corpus: Corpus, variant: Mapping[str, Any]) -> TopoformerClassifier:
         """Build an untrained model; all variants of a seed start from the same random numbers."""
         with seeded(run):
-            return TopoformerClassifier(
-                TopographicSelfAttention(self.num_units, **variant),
-                vocab_size=len(corpus.vocabulary),
-                max_length=self.length,
-                padding_id=PAD,
-                ff_multiplier=self.ff_multiplier,
-                dropout=self.dropout,
-                mask_padding=self.mask_padding,
-            ).to(run.device)
+            return self.classifier(variant, len(corpus.vocabulary)).to(run.device)
+
+    def classifier(self, variant: Mapping[str, Any], vocab_size: int) -> TopoformerClassifier:
+        """Build a model whose weights are drawn from torch's global generator."""
+        return TopoformerClassifier(
+            TopographicSelfAttention(self.num_units, **variant),
+            vocab_size=vocab_size,
+            max_length=self.length,
+            padding_id=PAD,
+            ff_multiplier=self.ff_multiplier,
+            dropout=self.dropout,
+            mask_padding=self.mask_padding,
+        )
+
+    def described(self, variants: Mapping[str, Mapping[str, Any]]) -> Iterable[Network]:
+        """Describe the models of variants by name; the texts decide on the number of words, which are left out."""
+        for name, variant in variants.items():
+            yield Network(
+                name=name,
+                build=partial(self.classifier, variant, len(SPECIALS)),
+                inputs={"ids_BT": example(self.batch_size, self.length, dtype=torch.int64)},
+                note=f"and {self.num_units} parameters a word of the texts",
+            )
 
     def fitted(self, run: Run, corpus: Corpus, variant: Mapping[str, Any], *, name: str) -> TopoformerClassifier:
         """Train a model, as stage `name` of the run."""

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from iclr_repro.core.data import real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.rundir import Run
 from iclr_repro.topoformer import figures
 from iclr_repro.topoformer.attention import SHEETS
@@ -82,6 +83,12 @@ class OfModels(OfSentiment):
         untrained = self.model(run, corpus, self.variants["sqr"])
         found["untrained_sqr"] = lambda texts: encode(untrained, corpus.vocabulary, texts, self.length)
         return found, kind
+
+    def networks(self) -> Iterable[Network]:
+        """Describe the models that are trained, or name the saved ones."""
+        if not self.checkpoints:
+            return self.described(self.variants)
+        return [Network(name=name, build=None, note=f"saved in {folder}") for name, folder in self.checkpoints.items()]
 
     def _saved(self, run: Run) -> dict[str, Encoder]:
         found = {

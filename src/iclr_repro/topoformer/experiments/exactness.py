@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from iclr_repro.core import plotting
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.timing import time_in_turn
 from iclr_repro.topoformer.attention import TopographicSelfAttention
@@ -69,7 +71,7 @@ class Efficiency:
                 *(_classifier_step(*self.classifier, sq=sq, sr=sr) for sq, sr in _PAIR), repeats=self.repeats
             )
             block = time_in_turn(
-                *(_block_step(*self.block, sq=sq, sr=sr) for sq, sr in ((0.3, 0.3), (-1.0, -1.0))), repeats=self.repeats
+                *(_block_step(*self.block, sq=sq, sr=sr) for sq, sr in _BLOCK_PAIR), repeats=self.repeats
             )
             fused, materialised = _attention_steps(*self.attention)
         num_examples, num_units = self.statistic
@@ -98,6 +100,22 @@ class Efficiency:
         ratios = {name: value for name, value in metrics.items() if "_over_" in name and "memory" not in name}
         return Result(metrics=metrics, figures={"ratios": plotting.ratios(ratios)})
 
+    def networks(self) -> Iterator[Network]:
+        """Describe the model and the block of the training steps, SQR and control."""
+        width, num_texts, num_tokens = self.classifier
+        ids = {"ids_BT": example(num_texts, num_tokens, dtype=torch.int64)}
+        for name, (sq, sr) in zip(("SQR", "control"), _PAIR, strict=True):
+            yield Network(name=f"classifier {name}", build=partial(_classifier, width, num_tokens, sq, sr), inputs=ids)
+        width, num_sequences, num_tokens = self.block
+        x_BTD = example(num_sequences, num_tokens, width)
+        for name, (sq, sr) in zip(("SQR", "control"), _BLOCK_PAIR, strict=True):
+            yield Network(
+                name=f"block {name}",
+                build=partial(_block, width, sq, sr),
+                inputs={"x_BTD": x_BTD},
+                forward=lambda block, x_BTD: block(x_BTD, None)[0],
+            )
+
 
 def _statistic_without_tables(activations: np.ndarray) -> None:
     """As the first call for a number of units, which makes the tables of distances that later ones share."""
@@ -105,25 +123,34 @@ def _statistic_without_tables(activations: np.ndarray) -> None:
     topographic_statistic(activations)
 
 
-_PAIR = ((0.1, 0.3), (-1.0, -1.0))
+_PAIR = ((0.1, 0.3), (-1.0, -1.0))  # sq and sr of SQR and control
+_BLOCK_PAIR = ((0.3, 0.3), (-1.0, -1.0))
 
 
-def _classifier_step(num_units: int, num_texts: int, num_tokens: int, *, sq: float, sr: float) -> Callable[[], None]:
-    model = TopoformerClassifier(
+def _classifier(num_units: int, num_tokens: int, sq: float, sr: float) -> TopoformerClassifier:
+    return TopoformerClassifier(
         TopographicSelfAttention(num_units, sq=sq, sr=sr),
         vocab_size=_VOCABULARY,
         max_length=num_tokens,
         padding_id=0,
     )
+
+
+def _block(num_units: int, sq: float, sr: float) -> TopoformerBlock:
+    return TopoformerBlock(
+        TopoformerConfig(hidden_size=num_units, intermediate_size=4 * num_units, sq=sq, sr=sr, hidden_dropout_prob=0.0)
+    )
+
+
+def _classifier_step(num_units: int, num_texts: int, num_tokens: int, *, sq: float, sr: float) -> Callable[[], None]:
+    model = _classifier(num_units, num_tokens, sq, sr)
     ids = torch.randint(1, _VOCABULARY, (num_texts, num_tokens))
     labels = torch.arange(num_texts) % 2
     return _training_step(model, lambda: F.cross_entropy(model(ids), labels))
 
 
 def _block_step(num_units: int, num_sequences: int, num_tokens: int, *, sq: float, sr: float) -> Callable[[], None]:
-    block = TopoformerBlock(
-        TopoformerConfig(hidden_size=num_units, intermediate_size=4 * num_units, sq=sq, sr=sr, hidden_dropout_prob=0.0)
-    )
+    block = _block(num_units, sq, sr)
     x_BTD = torch.randn(num_sequences, num_tokens, num_units)
     return _training_step(block, lambda: block(x_BTD, None)[0].square().mean())
 

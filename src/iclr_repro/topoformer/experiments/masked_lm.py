@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerFast, get_cosine_schedule_with_warmu
 from iclr_repro.core.batches import ResumableBatches
 from iclr_repro.core.data import DATA_CHOICE, DataChoice, real_or_synthetic
 from iclr_repro.core.experiment import DataKind, Result, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.loop import History
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
@@ -137,6 +139,28 @@ class MaskedLanguageModel:
         }
         return Result(metrics=metrics, tables={"t_g": table}, figures=made, data=kind)
 
+    def networks(self) -> Iterator[Network]:
+        """Describe each variant in pre-training and on the first task of GLUE; the others differ in the last layer."""
+        ids = {"input_ids": example(self.micro_batch, self.length, dtype=torch.int64)}
+        note = f"with {self.vocab_size} words, the most there may be"
+        half = "; in float32, fp16 needs less" if self.half_precision else ""
+        for name, options in self.variants.items():
+            model = partial(self._model, self.vocab_size, PAD, options)
+            yield Network(name=name, build=model, inputs=ids, note=note + half)
+            if self.glue is not None:
+                task = GLUE_TASKS[self.glue_tasks[0]]
+                yield Network(
+                    name=f"{name}, GLUE",
+                    build=lambda model=model, task=task: TopoformerForSequenceClassification(  # type: ignore[misc]
+                        self._glue_config(model().config, task)
+                    ),
+                    inputs={
+                        name: example(_GLUE_BATCH, self.length, dtype=torch.int64)
+                        for name in ("input_ids", "attention_mask")
+                    },
+                    note=note,
+                )
+
     def _text(self, run: Run) -> tuple[Text, DataKind]:
         documents, held_out, kind = self._documents(run)
         head = [document["text"] for document in documents.take(self.tokenizer_texts)]
@@ -174,18 +198,22 @@ class MaskedLanguageModel:
         return shuffled.skip(len(held_out)), held_out, "real"
 
     def _untrained(self, run: Run, text: Text, options: Mapping[str, Any]) -> TopoformerForMaskedLM:
+        with seeded(run):
+            return self._model(text.vocab_size, text.padding, options).to(run.device).eval()
+
+    def _model(self, vocab_size: int, padding: int, options: Mapping[str, Any]) -> TopoformerForMaskedLM:
+        """Build a model whose weights are drawn from torch's global generator."""
         config = TopoformerConfig(
-            vocab_size=text.vocab_size,
+            vocab_size=vocab_size,
             hidden_size=self.num_units,
             num_hidden_layers=self.num_layers,
             intermediate_size=self.intermediate_size,
             max_position_embeddings=self.length,
             hidden_dropout_prob=0.0,
-            pad_token_id=text.padding,
+            pad_token_id=padding,
             **options,
         )
-        with seeded(run):
-            return TopoformerForMaskedLM(config).to(run.device).eval()
+        return TopoformerForMaskedLM(config)
 
     def _pretrain(self, run: Run, text: Text, name: str, model: TopoformerForMaskedLM) -> History:
         """Train a model in place."""
@@ -229,16 +257,8 @@ class MaskedLanguageModel:
         found = {}
         for task_name in self.glue_tasks:
             task = GLUE_TASKS[task_name]
-            config = TopoformerConfig.from_dict(
-                {
-                    **model.config.to_dict(),
-                    "num_labels": task.num_labels,
-                    "hidden_dropout_prob": 0.1,
-                    "mask_padding": self.glue_mask_padding,
-                }
-            )
             with seeded(run):
-                classifier = TopoformerForSequenceClassification(config)
+                classifier = TopoformerForSequenceClassification(self._glue_config(model.config, task))
             classifier.topoformer.load_state_dict(model.topoformer.state_dict())
             _fine_tune(
                 run,
@@ -251,6 +271,16 @@ class MaskedLanguageModel:
                 rows = _glue_rows(self.glue, task_name, split, task, text.tokenizer, self.length)
                 found[number] = _glue_score(classifier, rows, task)
         return {**found, "mean": float(np.mean(list(found.values())))}
+
+    def _glue_config(self, config: TopoformerConfig, task: GlueTask) -> TopoformerConfig:
+        changed = {
+            "num_labels": task.num_labels,
+            "hidden_dropout_prob": 0.1,
+            "mask_padding": self.glue_mask_padding,
+        }
+        kept = {name: value for name, value in config.to_dict().items() if name not in ("id2label", "label2id")}
+        made: TopoformerConfig = TopoformerConfig.from_dict({**kept, **changed})
+        return made
 
 
 def _filling(documents: datasets.IterableDataset, num_words: int) -> Iterator[str]:

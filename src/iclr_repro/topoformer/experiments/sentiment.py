@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from iclr_repro.core.experiment import Result, parameter
+from iclr_repro.core.footprint import Network
 from iclr_repro.core.rundir import Run
 from iclr_repro.topoformer import figures
 from iclr_repro.topoformer.attention import SHEETS, alive_parameters
@@ -70,6 +72,10 @@ class Sentiment(OfSentiment):
         }
         return Result(metrics=metrics, tables={"t_g": table}, figures=made, data=kind)
 
+    def networks(self) -> Iterable[Network]:
+        """Describe the models that are trained."""
+        return self.described({name: self.variants[name] for name in self.trained})
+
     def _measured(self, run: Run, name: str, activations: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """What is measured on one sheet; `name` has a place for the quantity."""
         value = topographic_statistic(activations).mean
@@ -100,8 +106,8 @@ class ReceptiveFieldSweep(OfSentiment):
         ids = corpus.test_ids[: self.num_examples]
         metrics: dict[str, float] = {"n": len(ids)}
         rows = {}
-        for sq, sr in self.fields:
-            name, variant = f"sq{sq:g}_sr{sr:g}", {"sq": sq, "sr": sr}
+        for name, variant in self._variants().items():
+            sq, sr = variant["sq"], variant["sr"]
             untrained = sheets_of(self.model(run, corpus, variant), ids)
             model = self.fitted(run, corpus, variant, name=name)
             metrics[f"{name}/accuracy"] = accuracy(model, corpus)
@@ -112,6 +118,13 @@ class ReceptiveFieldSweep(OfSentiment):
                 rows[sq, sr] |= {state + sheet: value for sheet, value in found.items()}
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=["sq", "sr"])
         return Result(metrics=metrics, tables={"sweep": table}, figures={"sweep": figures.sweep(table)}, data=kind)
+
+    def networks(self) -> Iterable[Network]:
+        """Describe a model a pair."""
+        return self.described(self._variants())
+
+    def _variants(self) -> dict[str, dict[str, float]]:
+        return {f"sq{sq:g}_sr{sr:g}": {"sq": sq, "sr": sr} for sq, sr in self.fields}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +145,7 @@ class PosthocLayout(OfSentiment):
         metrics: dict[str, float] = {"n": len(corpus.test_ids) - half}
         labels = corpus.test_labels[half:].numpy()
         measured: dict[str, Sheets] = {}
-        for name, variant in (("control", self.control), ("sqr", self.topographic)):
+        for name, variant in self._variants().items():
             measured[f"untrained_{name}"] = sheets_of(self.model(run, corpus, variant), corpus.test_ids[half:])
             model = self.fitted(run, corpus, variant, name=name)
             measured[name] = sheets_of(model, corpus.test_ids[half:])
@@ -145,6 +158,13 @@ class PosthocLayout(OfSentiment):
             maps[name] = {sheet: selectivity_map(x, labels) for sheet, x in sheets.items()}
         made = figures.selectivity_grid(maps, title="positive minus negative reviews (no layout is free for fc_out)")
         return Result(metrics=metrics, figures={"maps": made}, data=kind)
+
+    def networks(self) -> Iterable[Network]:
+        """Describe both models."""
+        return self.described(self._variants())
+
+    def _variants(self) -> dict[str, Options]:
+        return {"control": self.control, "sqr": self.topographic}
 
 
 def free_orders(sheets: Sheets, *, rng: np.random.Generator) -> dict[str, np.ndarray]:

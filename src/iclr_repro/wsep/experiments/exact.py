@@ -19,9 +19,9 @@ from iclr_repro.wsep import figures
 from iclr_repro.wsep.ascent import best_wsep_multiset, random_skills, set_scores, swap_ascent
 from iclr_repro.wsep.builders import garnet
 from iclr_repro.wsep.costs import PairTables, mac_bounds, total_mac_bounds
-from iclr_repro.wsep.discovery import distinct, pwsep_oracle
+from iclr_repro.wsep.discovery import Discovery, distinct, pwsep_oracle
 from iclr_repro.wsep.experiments._methods import exact_pwsep
-from iclr_repro.wsep.information import channel_capacity, kl_divergence, mutual_information
+from iclr_repro.wsep.information import Capacity, channel_capacity, kl_divergence, mutual_information
 from iclr_repro.wsep.invariants import (
     bound_violations,
     capacity_violations,
@@ -64,15 +64,10 @@ class Vertices:
         """Measure; the elements of a metric are MDPs."""
         rows, curves, picture = [], {}, None
         for name, mdp, everything, vertices in draw_mdps(run, self.sizes, self.mdps, self.gamma):
-            metric = mdp.distances()
             # From all deterministic policies, so that it does not know which of them are vertices.
             discovery = exact_pwsep(mdp, everything)
-            apart = np.abs(discovery.skills[:, None] - vertices).max(axis=-1)
             optimum = channel_capacity(vertices)
-            # From the weights alone: what the solver says of its own result is not what is judged.
-            divergences = kl_divergence(vertices, optimum.weights @ vertices)
-            capacity = float(optimum.weights @ divergences)
-            distances = PairTables.of(vertices, metric).distances
+            distances = PairTables.of(vertices, mdp.distances()).distances
             multiset = best_wsep_multiset(distances, len(vertices), rng=run.rng(f"wsep/{name}"), starts=self.starts)
             drawn = random_skills(mdp, len(vertices), rng=run.rng(f"random/{name}"))
             oracle = pwsep_oracle(mdp, len(vertices), rng=run.rng(f"oracle/{name}"), restarts=self.restarts)
@@ -81,15 +76,9 @@ class Vertices:
                     "mdp": name,
                     "states": mdp.num_states,
                     "vertices": len(vertices),
-                    "pwsep": int((apart.min(axis=0) <= _SAME).sum()),
-                    "pwsep_others": int((apart.min(axis=1) > _SAME).sum()),
-                    "pwsep_extra_rounds": len(discovery.order) - len(vertices),
-                    "pwsep_remaining": discovery.remaining,
+                    **_of_pwsep(discovery, vertices),
                     "pwsep_oracle": len(distinct(oracle.skills)),
-                    "misl": len(optimum.support()),
-                    "misl_excess": float(divergences.max() - capacity),
-                    "misl_below": float(capacity - divergences[optimum.support()].min()),
-                    "misl_over_states": max(len(optimum.support()) - mdp.num_states, 0),
+                    **_of_misl(optimum, vertices),
                     "wsep": len(set(multiset.tolist())),
                     "wsep_swap_gain": best_swap_gain(distances, multiset) / distances.max(),
                     "random": len(distinct(drawn)),
@@ -97,19 +86,24 @@ class Vertices:
             )
             curves[name] = discovery.gains / distances.max()
             if picture is None and mdp.num_states == 3:
-                scores = set_scores(vertices, distances)
-                chosen = {
-                    objective: swap_ascent(scores[score], len(vertices), 3, rng=run.rng(f"picture/{objective}"))
-                    for objective, score in (("LSEPIN, K = 3", "lsepin"), ("WSEP, K = 3", "wsep"))
-                }
                 skills = {
                     "MISL, optimal p(z)": vertices[optimum.support()],
-                    **{objective: vertices[indices] for objective, indices in chosen.items()},
+                    **_best_threes(run, vertices, distances),
                     "PWSEP, in order": discovery.skills,
                     "random rewards": drawn[:3],
                 }
                 picture = figures.polytope(everything, vertices, skills, optimum.mean)
         table = pd.DataFrame(rows).set_index("mdp")
+        return self._measured(table).result(
+            tables={"vertices": table},
+            figures={
+                **({"polytope": picture} if picture is not None else {}),
+                "certificate": figures.certificate(curves),
+            },
+        )
+
+    def _measured(self, table: pd.DataFrame) -> Measurements:
+        """Vertices found and their shares; what else a method is judged by; WSEP over MISL on the sizes compared."""
         found = Measurements()
         sizes = table.index.str.split("/").str[0]
         found.add("vertices", table["vertices"].to_numpy(float))
@@ -128,13 +122,42 @@ class Vertices:
             found.add("wsep_over_misl/ratio", (compared["wsep"] / compared["misl"]).to_numpy())
             found.add("wsep_over_misl/not_fewer", (compared["wsep"] >= compared["misl"]).to_numpy(float))
         found.add("n", len(table))
-        return found.result(
-            tables={"vertices": table},
-            figures={
-                **({"polytope": picture} if picture is not None else {}),
-                "certificate": figures.certificate(curves),
-            },
-        )
+        return found
+
+
+def _of_pwsep(discovery: Discovery, vertices: np.ndarray) -> dict[str, float]:
+    """How many vertices PWSEP found, and what else, in how many rounds too many and with what left outside."""
+    apart = np.abs(discovery.skills[:, None] - vertices).max(axis=-1)
+    return {
+        "pwsep": int((apart.min(axis=0) <= _SAME).sum()),
+        "pwsep_others": int((apart.min(axis=1) > _SAME).sum()),
+        "pwsep_extra_rounds": len(discovery.order) - len(vertices),
+        "pwsep_remaining": discovery.remaining,
+    }
+
+
+def _of_misl(optimum: Capacity, vertices: np.ndarray) -> dict[str, float]:
+    """How many vertices MISL uses, by how much KL from the average misses the capacity, and skills beyond S."""
+    # From the weights alone: what the solver says of its own result is not what is judged.
+    divergences = kl_divergence(vertices, optimum.weights @ vertices)
+    capacity = float(optimum.weights @ divergences)
+    support = optimum.support()
+    return {
+        "misl": len(support),
+        "misl_excess": float(divergences.max() - capacity),
+        "misl_below": float(capacity - divergences[support].min()),
+        "misl_over_states": max(len(support) - vertices.shape[1], 0),
+    }
+
+
+def _best_threes(run: Run, vertices: np.ndarray, distances: np.ndarray) -> dict[str, np.ndarray]:
+    """Three vertices [3, S] for LSEPIN and three for WSEP, for the picture."""
+    scores = set_scores(vertices, distances)
+    found = {}
+    for objective, score in (("LSEPIN, K = 3", "lsepin"), ("WSEP, K = 3", "wsep")):
+        chosen = swap_ascent(scores[score], len(vertices), 3, rng=run.rng(f"picture/{objective}"))
+        found[objective] = vertices[chosen]
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 import numpy as np
 import ot
 import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from iclr_repro.core.experiment import Result, nearest, parameter
+from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.measurements import Measurements
 from iclr_repro.core.rundir import Run
 from iclr_repro.wsep import figures
@@ -21,6 +25,7 @@ from iclr_repro.wsep.discovery import choose_skill
 from iclr_repro.wsep.envs import PointMaze2DVectorEnv
 from iclr_repro.wsep.information import lsepin, mutual_information
 from iclr_repro.wsep.learner import (
+    LEARNT_REWARDS,
     NEED_CELLS,
     ONE_BY_ONE,
     Method,
@@ -30,7 +35,7 @@ from iclr_repro.wsep.learner import (
     goal_distances,
     make_reward,
 )
-from iclr_repro.wsep.policies import Rollout, SkillPolicy, World, collect
+from iclr_repro.wsep.policies import PPOSettings, Rollout, SkillPolicy, World, collect
 from iclr_repro.wsep.rewards import GoalReward
 from iclr_repro.wsep.transport import wsep
 from iclr_repro.wsep.worlds import GymWorld, MazeWorld
@@ -72,14 +77,7 @@ class _Learned:
     ) -> SkillLearner:
         """Make the learner of a method on the run's device; that of untrained policies is there to be measured."""
         frozen = method in ONE_BY_ONE
-        policy = SkillPolicy(
-            self.num_skills,
-            world.state_size,
-            world.action_size,
-            hidden=self.hidden,
-            separate=frozen,
-            generator=policy_generator,
-        ).to(run.device)
+        policy = self.policy(method, world.state_size, world.action_size, policy_generator).to(run.device)
         reward = make_reward(
             "diayn" if method == _UNTRAINED else method,  # type: ignore[arg-type]
             self.num_skills,
@@ -91,6 +89,17 @@ class _Learned:
         )
         every = max(1, self.iterations // self.num_skills) if frozen else None
         return SkillLearner(world, policy, reward, generator=generator, frozen_every=every)
+
+    def policy(self, method: str, state_size: int, action_size: int, generator: torch.Generator) -> SkillPolicy:
+        """Make the policy of a method; skills that learn one by one have networks of their own."""
+        return SkillPolicy(
+            self.num_skills,
+            state_size,
+            action_size,
+            hidden=self.hidden,
+            separate=method in ONE_BY_ONE,
+            generator=generator,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +170,44 @@ class Maze(_Learned):
             tables={**tables, "audit": pd.concat(audits, names=["method"])},
             figures={"trajectories": figures.trajectories(layout, shown)},
         )
+
+    def networks(self) -> Iterator[Network]:
+        """Describe the policy of each method in a minibatch of PPO, and the network of a learnt reward."""
+        state_size, action_size = MazeWorld.state_size, MazeWorld.action_size
+        steps = self.copies * self.horizon // PPOSettings.minibatches
+        for method in self.methods:
+            groups = 1 if method in ONE_BY_ONE else self.num_skills  # that learn at a time
+            yield Network(
+                name=f"{method} policy",
+                build=partial(self.policy, method, state_size, action_size, torch.Generator()),
+                inputs={
+                    "states_GBD": example(groups, steps, state_size),
+                    "skills_G": example(groups, dtype=torch.int64),
+                    "actions_GBA": example(groups, steps, action_size),
+                },
+                forward=_policy_and_value,
+            )
+        for method in self.methods:
+            if method in LEARNT_REWARDS:
+                yield Network(
+                    name=f"{method} reward",
+                    build=partial(self._reward_network, method),
+                    inputs={"states": example(self.num_skills, self.copies, self.horizon + 1, state_size)},
+                    forward=_potentials,
+                )
+
+    def _reward_network(self, method: str) -> nn.Module:
+        reward = make_reward(
+            method,  # type: ignore[arg-type]
+            self.num_skills,
+            MazeWorld,  # type: ignore[arg-type]  # for the size of its states alone
+            metric=None,
+            generator=torch.Generator(),
+            hidden=self.hidden,
+            device="meta",
+        )
+        network: nn.Module = reward.network  # type: ignore[attr-defined]
+        return network
 
     def _learner(self, run: Run, method: str, index: int, seed: int, metric: np.ndarray) -> SkillLearner:
         generator = run.torch_rng(f"{method}/{index}")
@@ -248,6 +295,22 @@ class Locomotion(_Learned):
             rows.append({"method": method, **row})
         found.add("n", self.samples)
         return found.result(tables={"locomotion": pd.DataFrame(rows).set_index("method")})
+
+    def networks(self) -> list[Network]:
+        """Name the networks, whose sizes the environment decides on."""
+        note = f"as in the maze, with the sizes of {self.environment} (extra mujoco)"
+        return [Network(name="policies and rewards", build=None, note=note)]
+
+
+def _potentials(network: nn.Module, states: Tensor) -> Tensor:
+    found: Tensor = getattr(network, "phi", network)(states)
+    return found
+
+
+def _policy_and_value(
+    policy: SkillPolicy, states_GBD: Tensor, skills_G: Tensor, actions_GBA: Tensor
+) -> tuple[Tensor, Tensor]:
+    return policy.log_prob(states_GBD, skills_G, actions_GBA), policy.value(states_GBD, skills_G)
 
 
 def sample_distances(rollout: Rollout, samples: int, rng: np.random.Generator) -> np.ndarray:
