@@ -12,7 +12,7 @@ from torch import nn
 from iclr_repro import command_line
 from iclr_repro.core.data import DataError
 from iclr_repro.core.experiment import build
-from iclr_repro.core.footprint import Network, footprint
+from iclr_repro.core.footprint import Network, WithNetworks, footprint
 from iclr_repro.entropy_linear_attention.data import LOADERS, NUM_NODES
 from iclr_repro.soi_nter.black_boxes import SyntheticBlackBox
 from iclr_repro.soi_nter.data import MULTILABEL, load_multilabel
@@ -35,6 +35,40 @@ def described(network: Network) -> list[tuple[str, tuple[int, ...], bool]]:
     assert network.build is not None
     with torch.device("meta"):
         return parameters(network.build())
+
+
+# Paper, experiment -> what stands before a network's name in the metric that counts its trained parameters.
+COUNTED = {
+    ("entropy_linear_attention", "ablation"): "",
+    ("fed_prompt", "methods"): "",
+    ("loki", "retention"): "",
+    ("loki", "implanting"): "equal/",
+}
+
+
+@pytest.mark.parametrize(("paper", "experiment"), COUNTED)
+def test_parameters_of_a_dry_run_are_those_that_a_run_counts(paper: str, experiment: str, tmp_path: Path) -> None:
+    built = smoke(paper, experiment)
+    metrics = built.run(bare_run(tmp_path)).metrics
+    compared = []
+    for network in built.networks():
+        name = f"{COUNTED[paper, experiment]}{network.name}/parameters"
+        if network.is_trained and name in metrics:
+            assert metrics[name] == footprint(network).num_trained, name
+            compared.append(name)
+    assert len(compared) >= 2
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "paper"])
+@pytest.mark.parametrize(
+    "paper",
+    ["entropy_linear_attention", "fed_prompt", "loki", "reactivation_rnn", "soi_nter", "topoformer", "wsep"],
+)
+def test_papers_with_networks_count_some_at_every_scale(paper: str, scale: str) -> None:
+    settings = command_line.checked_settings(command_line.compose([f"paper={paper}", f"scale={scale}"]))
+    experiments = [build(name, config) for name, config in settings["experiments"].items()]
+    found = [network for one in experiments if isinstance(one, WithNetworks) for network in one.networks()]
+    assert any(network.build is not None and network.is_trained for network in found)
 
 
 @pytest.mark.parametrize("nets", [["nt_u", "dt_b"], ["gru_u", "nt_b"]])
