@@ -150,7 +150,7 @@ def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task]) -> tuple[list[Re
 def _networks(tasks: Mapping[str, Task]) -> Iterator[RenderableType]:
     """Yield the table of the experiments' networks, with what they take, and a line for those that have none."""
     made = table(
-        "Networks: shapes, parameters, and memory of weights, gradients, optimizer and kept activations",
+        "Networks: shapes, parameters, and an estimate of memory: weights, gradients, optimizer, kept activations",
         "experiment",
         "networks",
         "inputs",

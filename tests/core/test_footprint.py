@@ -213,3 +213,11 @@ def test_an_experiment_with_a_method_networks_is_known_by_it() -> None:
 
     assert isinstance(Has(), WithNetworks)
     assert not isinstance(object(), WithNetworks)
+
+
+def test_attention_that_is_called_by_keywords_is_left_to_torch() -> None:
+    def forward(_: nn.Module, query: Tensor, key: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query=query, key=key, value=key)
+
+    inputs = {name: example(1, 2, 5, 4) for name in ("query", "key")}
+    assert footprint(Network(name="named", build=mlp, inputs=inputs, forward=forward)).outputs == ((1, 2, 5, 4),)
