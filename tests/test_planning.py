@@ -10,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from iclr_repro import choices, command_line, planning
+from iclr_repro.core.experiment import experiment_class
+from iclr_repro.core.footprint import Network, example
 from support import only_run, read_json
 
 Toy = Callable[..., int]
@@ -188,3 +191,34 @@ def test_dry_run_looks_for_the_data_and_writes_nothing(
     assert "0 of 2 data files" in captured.out
     assert f"toy/here.txt: {here} is not the file of the catalogue: it seems cut short" in captured.err
     assert not list(work.iterdir())
+
+
+def test_dry_run_tells_what_networks_take_together_where_they_are_alike(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def networks(self: object) -> list[Network]:
+        inputs = {"input": example(5, 3)}
+        return [
+            Network(name="one", build=lambda: nn.Linear(3, 4), inputs=inputs),
+            Network(name="same", build=lambda: nn.Linear(3, 4), inputs=inputs),
+            Network(name="other", build=lambda: nn.Linear(3, 1), inputs=inputs, note="of a kind"),
+            Network(name="asks", build=lambda: nn.Linear(3, 4), inputs=inputs, forward=lambda _, input: input.tolist()),
+            Network(name="far", build=None, note="a hub's model"),
+        ]
+
+    assert toy("paper=toy", "dry_run=true") == 0
+    printed = capsys.readouterr().out
+    assert "Networks: shapes" not in printed
+    assert "No networks, or none but of a check or a timing: walk, constant." in printed
+    monkeypatch.setattr(experiment_class("iclr_repro.toy.experiments.Walk"), "networks", networks, raising=False)
+    assert toy("paper=toy", "dry_run=true") == 0
+    printed = capsys.readouterr().out
+    _, _, below = printed.partition("Networks: shapes")
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in below.splitlines() if "│" in line]
+    assert [row[1] for row in rows] == ["one, same", "other", "asks", "far"]
+    assert rows[0] == ["walk", "one, same", "5x3", "5x4", "16", "16", "316 bytes", "60 bytes", ""]
+    assert rows[1] == ["walk", "other", "5x3", "5x1", "4", "4", "124 bytes", "60 bytes", "of a kind"]
+    assert rows[2][:5] == ["walk", "asks", "5x3", "", "16"]
+    assert rows[2][8].startswith("activations are not estimated: ")
+    assert rows[3] == ["walk", "far", "", "", "", "", "", "", "not counted: a hub's model"]
+    assert "none but of a check or a timing: constant." in printed

@@ -36,7 +36,7 @@ _RUN_WIDE = {
     "resume": "go on from checkpoints (default true)",
     "force": "run again what is finished (default false)",
     "strict": "a claim that is not reproduced makes the exit code 1 (default false)",
-    "dry_run": "check parameters and data files, tell what would run; run nothing (default false)",
+    "dry_run": "check parameters and data files, tell what would run and how large; run nothing (default false)",
     "record": "write experiments/<paper>/results/<scale>.json into the checkout (default false)",
 }
 _COMMANDS = ("list", "why")

@@ -143,7 +143,7 @@ def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task]) -> tuple[list[Re
             if field.name == "dry_run":
                 of_their_own.append(f"experiments.{experiment}.dry_run=true instead: {field.metadata['help']}")
     files, damaged = _data_files(paper)
-    summary = f"{len(tasks)} runs. {_forecast_sum(document, tasks)}"
+    summary = f"Runs: {len(tasks)}. {_forecast_sum(document, tasks)}"
     networks = _networks({name: group[0] for name, group in groups.items()})
     return [made, summary, *of_their_own, *networks, *files], damaged
 
@@ -151,7 +151,7 @@ def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task]) -> tuple[list[Re
 def _networks(tasks: Mapping[str, Task]) -> Iterator[RenderableType]:
     """Yield the table of the experiments' networks, with what they take, and a line for those that have none."""
     made = table(
-        "Networks: shapes, parameters, and memory of weights, gradients, optimizer and kept activations",
+        "Networks: shapes, parameters, and an estimate of memory: weights, gradients, optimizer, kept activations",
         "experiment",
         "networks",
         "inputs",

@@ -108,8 +108,8 @@ def run_paper(config: DictConfig, overrides: Sequence[str]) -> int:
     device = select_device(settings["device"])
     num_experiments = len({task.experiment for task in to_run})
     _LOG.info(
-        "%s at scale %s: %d experiments, %d runs, %s, threads %d",
-        paper.name, settings["scale"], num_experiments, len(to_run), device, settings["threads"],
+        "%s at scale %s: experiments %d, runs %d, threads %d, on %s",
+        paper.name, settings["scale"], num_experiments, len(to_run), settings["threads"], device,
     )  # fmt: skip
     distributed.start(device)
     try:

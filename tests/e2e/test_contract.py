@@ -22,6 +22,7 @@ from iclr_repro._report.notes import explanations
 from iclr_repro.choices import papers
 from iclr_repro.core.claims import VERDICTS, claims_of
 from iclr_repro.core.experiment import build, experiment_class
+from iclr_repro.core.footprint import Network, WithNetworks
 from support import ROOT
 
 PAPERS = papers()
@@ -70,18 +71,31 @@ def test_configuration_composes_and_every_experiment_can_be_built(paper: str, sc
         assert inspect.getdoc(experiment_class(config["_target_"]))
 
 
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("paper", PAPERS)
-def test_scale_paper_can_be_planned_without_network_and_writes_nothing(
-    paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_every_scale_can_be_planned_without_network_and_writes_nothing(
+    paper: str, scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    overrides = [f"paper={paper}", "scale=paper", "dry_run=true"]
+    monkeypatch.chdir(tmp_path)  # without its data, and sockets are forbidden in all tests
+    overrides = [f"paper={paper}", f"scale={scale}", "dry_run=true"]
     config = command_line.compose(overrides)
     assert run.run_paper(config, overrides) == 0
     printed = capsys.readouterr().out
-    assert all(f" {name} " in printed for name in command_line.checked_settings(config)["experiments"])
+    experiments = command_line.checked_settings(config)["experiments"]
+    assert all(f" {name} " in printed for name in experiments)
     assert re.search(r"(\d+) of \d+ data files of the catalogue are here", printed)
+    without = re.search(r"No networks[^:]*:([^.]*)\.", printed)  # over several lines
+    described = [name for name, config in experiments.items() if networks_of(name, config)]
+    listed = without[1].replace(",", " ").split() if without else []
+    assert [name for name in experiments if name not in listed] == described
+    assert ("Networks: shapes" in printed) == bool(described)
+    assert "not estimated" not in printed
     assert not list(tmp_path.iterdir())
+
+
+def networks_of(name: str, config: dict[str, Any]) -> list[Network]:
+    experiment = build(name, config)
+    return list(experiment.networks()) if isinstance(experiment, WithNetworks) else []
 
 
 @pytest.mark.parametrize("paper", PAPERS)

@@ -171,9 +171,9 @@ class _OnMeta(TorchFunctionMode):
     Checks of all values are told that all are right, or that none is wrong; whatever else asks for values fails.
 
     Attention keeps queries, keys, values, outputs and a number a query, as the fused kernels do; on the meta device
-    torch would take the path that keeps all weights. Inputs that no fused kernel takes are left to it: other than four
-    axes, or heads of values that are not those of queries. So is the attention within `torch.nn.MultiheadAttention`,
-    which no mode reaches: its weights are counted.
+    torch would take the path that keeps all weights. Calls that no fused kernel takes are left to it: other than four
+    axes, or heads of values that are not those of queries; and those with more than these three in their places. So is
+    the attention within `torch.nn.MultiheadAttention`, which no mode reaches: its weights are counted.
     """
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class _OnMeta(TorchFunctionMode):
             for asked, answer in self._answers:
                 if asked is args[0]:
                     return answer
-        if func is F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention and len(args) == 3:
             query, _, value = args
             if query.ndim == 4 and query.shape[-1] == value.shape[-1]:
                 options = {name: kwargs[name] for name in ("is_causal", "attn_mask", "scale") if name in kwargs}

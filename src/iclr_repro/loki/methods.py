@@ -25,6 +25,7 @@ ROW_STRATEGIES: dict[str, Strategy] = {
     "global_high": "global_high",
     "loki_lora": "layer_balanced",
 }
+GLOBAL = ("global_low", "global_high")
 _CHANGING_THE_BASE = ("pissa", "corda")
 METHODS = ("full", "lora", "dora", "pissa", "corda", *ROW_STRATEGIES)
 
@@ -71,6 +72,9 @@ def method_model(
         task_type="CAUSAL_LM",
     )
     return with_adapter(model, config)
+
+
+IN_FIRST_LAYERS = "as if its rows were in the first layers"  # what is told of a choice that attributions decide on
 
 
 def without_values(method: str) -> str:

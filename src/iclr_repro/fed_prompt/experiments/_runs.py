@@ -15,7 +15,7 @@ from iclr_repro.core.experiment import parameter
 from iclr_repro.core.footprint import Network, example
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.seeding import RandomStreams
-from iclr_repro.fed_prompt.experiments._task import _MOST_TOKENS, InNews, Task
+from iclr_repro.fed_prompt.experiments._task import MOST_TOKENS, InNews, Task
 from iclr_repro.fed_prompt.federation import Federation
 from iclr_repro.fed_prompt.model import Kind, PromptModel, build_prompt_model, load_trainable_state, trainable_state
 from iclr_repro.fed_prompt.softmax import federated_softmax, fit_softmax, log_frequencies, predicted, text_weights
@@ -77,7 +77,7 @@ class WithPrompts(InNews):
     def _encoder(self) -> tuple[Callable[[], PreTrainedModel | PretrainedConfig] | None, int, str]:
         """Return what makes the encoder or its configuration without its weights, the tokens of a text, and a note."""
         if self.encoder_name is None:
-            note = _MOST_TOKENS.format(self.vocab_size)
+            note = MOST_TOKENS.format(self.vocab_size)
             return partial(self.untrained_encoder, self.vocab_size), self.length, note
         if self.encoder_name == XLMR_NAME:
             return partial(XLMRobertaConfig, **XLMR_BASE), self.encoder_length, ""

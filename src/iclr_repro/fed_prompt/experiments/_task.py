@@ -39,7 +39,7 @@ from iclr_repro.fed_prompt.training import Texts
 
 _PRETRAINING_SEED = 0  # one encoder for all seeds, as a public encoder would be; seeds draw texts and first weights
 _SYNTHETIC_LABELS = 3
-_MOST_TOKENS = "with {:,} tokens, the most there may be"
+MOST_TOKENS = "with {:,} tokens, the most there may be"
 # What a kept encoder depends on, besides settings.
 _SOURCES = (
     "fed_prompt/data.py",
@@ -261,7 +261,7 @@ class InNews:
             build=lambda: self.untrained_encoder(self.vocab_size),
             inputs={"input_ids": example(2 * self.pretraining_batch, self.length, dtype=torch.int64)},
             is_trained=self.pretraining_steps > 0,
-            note=_MOST_TOKENS.format(self.vocab_size),
+            note=MOST_TOKENS.format(self.vocab_size),
         )
 
     @property

@@ -81,7 +81,7 @@ class OfPublicModel:
 
     def described(self) -> Network:
         """Describe the model as it is attributed and measured; texts decide on the length of its inputs."""
-        note = f"{self.model}, untrained, on prompts of any length" if self.builder else f"{self.model}, a hub's model"
+        note = f"{self.model} as it is, on prompts of any length" if self.builder else f"{self.model}, a hub's model"
         return Network(name="original", build=self.builder, is_trained=False, note=note)
 
     def probe_prompts(self, run: Run, tokenizer: Any) -> tuple[list[list[int]], DataKind]:

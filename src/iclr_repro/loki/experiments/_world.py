@@ -136,7 +136,8 @@ class InTinyWorld:
 
     def networks(self) -> Iterable[Network]:
         """Describe the model in its pretraining."""
-        return [Network(name="pretrained", build=self._llama, inputs=self._rows(self.pretraining_batch, self._skills))]
+        batch = self._rows(self.pretraining_batch, self._skills)
+        return [Network(name="pretrained", build=self._llama, inputs=batch, forward=without_cache)]
 
     def _rows(self, batch_size: int, tasks: Iterable[str]) -> dict[str, Tensor]:
         """Return a described batch of training rows, as wide as those of any world of this size."""
@@ -215,8 +216,13 @@ def row_batches(ids_NT: Tensor, labels_NT: Tensor, *, batch_size: int, seed: int
 
 def answer_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Return the mean cross-entropy of the labelled tokens."""
-    loss: Tensor = model(input_ids=batch[0], labels=batch[1], use_cache=False).loss
+    loss: Tensor = without_cache(model, input_ids=batch[0], labels=batch[1]).loss
     return loss
+
+
+def without_cache(model: nn.Module, **inputs: Tensor) -> Any:
+    """Return what a model of transformers answers, without keys and values for a continuation."""
+    return model(**inputs, use_cache=False)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from iclr_repro.loki.attribution import attribute
 from iclr_repro.loki.baselines import baseline_model, with_adapter
 from iclr_repro.loki.config import LokiConfig
 from iclr_repro.loki.experiments._public import QWEN_05B
-from iclr_repro.loki.experiments._world import seeded
+from iclr_repro.loki.experiments._world import seeded, without_cache
 from iclr_repro.loki.invariants import adapter_violations, attribution_violations
 from iclr_repro.loki.layer import LokiLayer
 from iclr_repro.loki.official import SplitLinear
@@ -155,7 +155,7 @@ class Efficiency:
                 return self._with_method(name, _llama(hidden_size=hidden_size, num_layers=num_layers), self.lora_r)
 
             ids = example(num_sequences, length, dtype=torch.int64)
-            yield Network(name=f"step {name}", build=build, inputs={"input_ids": ids})
+            yield Network(name=f"step {name}", build=build, inputs={"input_ids": ids}, forward=without_cache)
 
     def _with_method(self, name: str, model: nn.Module, r: int) -> nn.Module:
         if name == "loki":
@@ -217,7 +217,7 @@ def _training_step(model: nn.Module, ids: Tensor) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        logits = model(input_ids=ids, use_cache=False).logits
+        logits = without_cache(model, input_ids=ids).logits
         F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
         optimizer.step()
 

@@ -38,8 +38,16 @@ from iclr_repro.loki.experiments._public import (
     kept,
     no_attributions,
 )
-from iclr_repro.loki.experiments._world import answer_loss, row_batches, seeded
-from iclr_repro.loki.methods import METHODS, ROW_STRATEGIES, adapter_kept, method_model, without_values
+from iclr_repro.loki.experiments._world import answer_loss, row_batches, seeded, without_cache
+from iclr_repro.loki.methods import (
+    GLOBAL,
+    IN_FIRST_LAYERS,
+    METHODS,
+    ROW_STRATEGIES,
+    adapter_kept,
+    method_model,
+    without_values,
+)
 from iclr_repro.loki.positions import load_positions, save_positions
 from iclr_repro.loki.prompts import Message, toolace_messages
 from iclr_repro.loki.reranking import load_beir, load_run, pair_scores, retrieval_scores
@@ -49,7 +57,6 @@ from iclr_repro.loki.tinyworld import IGNORED
 _PRESERVED_PROMPTS = 256  # that CorDA takes the covariance of; sampled evenly from the probe prompts
 _BFCL = (*CATEGORIES, *NO_CALL_CATEGORIES, *SOME_CALL_CATEGORIES)
 _FROM_FILE = ("loki", "loki_lora")  # whose rows may be given
-_GLOBAL = ("global_low", "global_high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +164,7 @@ class Implanting(OfPublicModel):
         """Return name -> method and quota; names of row methods have their quota."""
         found = {}
         for method in self.methods:
-            quotas: tuple[float, ...] = (self.global_quota if method in _GLOBAL else self.quota,)
+            quotas: tuple[float, ...] = (self.global_quota if method in GLOBAL else self.quota,)
             if method == "loki":
                 quotas += self.loki_quotas
             for quota in quotas:
@@ -169,14 +176,14 @@ class Implanting(OfPublicModel):
         yield self.described()
         size = self.batch_size // self.accumulation
         batch = {name: example(size, self.length, dtype=torch.int64) for name in ("input_ids", "labels")}
-        note = "rows at their longest" if not self.packing else ""
-        if self.dtype == "bfloat16":
-            note += "; autocast to bfloat16 needs less" if note else "autocast to bfloat16 needs less"
+        notes = ["rows at their longest"] * (not self.packing)
+        notes += ["autocast to bfloat16 needs less"] * (self.dtype == "bfloat16")
         if (make := self.builder) is None:
             return
         for name, (method, quota) in self._trained().items():
             build = partial(self._described, make, method, quota)
-            yield Network(name=name, build=build, inputs=batch, note=note)
+            note = "; ".join([*notes, *[IN_FIRST_LAYERS] * (method in GLOBAL)])
+            yield Network(name=name, build=build, inputs=batch, forward=without_cache, note=note)
 
     def _described(self, make: Callable[[], nn.Module], method: str, quota: float) -> nn.Module:
         model, rows = make(), None

@@ -20,8 +20,8 @@ from iclr_repro.core.metriclog import Record
 from iclr_repro.core.rundir import Run
 from iclr_repro.core.supervised import Supervised
 from iclr_repro.loki import figures
-from iclr_repro.loki.experiments._world import InTinyWorld, Pretrained, answer_loss, row_batches, seeded
-from iclr_repro.loki.methods import METHODS, ROW_STRATEGIES, method_model, without_values
+from iclr_repro.loki.experiments._world import InTinyWorld, Pretrained, answer_loss, row_batches, seeded, without_cache
+from iclr_repro.loki.methods import GLOBAL, IN_FIRST_LAYERS, METHODS, ROW_STRATEGIES, method_model, without_values
 from iclr_repro.loki.metrics import pareto_front
 from iclr_repro.loki.selection import Positions, select_rows
 from iclr_repro.loki.tinyworld import accuracy, skill_accuracies, training_rows
@@ -108,7 +108,8 @@ class Retention(InTinyWorld):
         batch = self._rows(min(self.batch_size, self.num_entities), ["newf"])
         for method in self.methods:
             build = partial(self._described, method, rows.get(method))
-            yield Network(name=method, build=build, inputs=batch)
+            note = IN_FIRST_LAYERS if method in GLOBAL else ""
+            yield Network(name=method, build=build, inputs=batch, forward=without_cache, note=note)
 
     def _described(self, method: str, rows: Positions | None) -> nn.Module:
         return self._with_method(without_values(method), self._llama(), rows, lambda: None)

@@ -173,7 +173,9 @@ class Maze(_Learned):
 
     def networks(self) -> Iterator[Network]:
         """Describe the policy of each method in a minibatch of PPO, and the network of a learnt reward."""
-        state_size, action_size = MazeWorld.state_size, MazeWorld.action_size
+        env = PointMaze2DVectorEnv(1, self.layout, horizon=self.horizon)
+        world = MazeWorld(env, generator=torch.Generator())
+        state_size, action_size = world.state_size, world.action_size
         steps = self.copies * self.horizon // PPOSettings.minibatches
         for method in self.methods:
             groups = 1 if method in ONE_BY_ONE else self.num_skills  # that learn at a time
@@ -191,16 +193,16 @@ class Maze(_Learned):
             if method in LEARNT_REWARDS:
                 yield Network(
                     name=f"{method} reward",
-                    build=partial(self._reward_network, method),
+                    build=partial(self._reward_network, method, world),
                     inputs={"states": example(self.num_skills, self.copies, self.horizon + 1, state_size)},
                     forward=_potentials,
                 )
 
-    def _reward_network(self, method: str) -> nn.Module:
+    def _reward_network(self, method: str, world: World) -> nn.Module:
         reward = make_reward(
             method,  # type: ignore[arg-type]
             self.num_skills,
-            MazeWorld,  # type: ignore[arg-type]  # for the size of its states alone
+            world,
             metric=None,
             generator=torch.Generator(),
             hidden=self.hidden,
