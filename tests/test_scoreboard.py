@@ -89,6 +89,13 @@ def test_scoreboard_has_a_row_a_paper_with_times_beside_the_forecast(
     assert table["all"][1:5] == ["6", "3", "0", "0"]
 
 
+def test_what_was_just_recorded_is_no_forecast_of_itself(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (work / "runs" / "alpha", work / "experiments" / "alpha" / "results"):
+        write(folder / "cpu.json", statuses=("finished",), data=("real",), wall_s=61.0, cpu_s=50.0)
+    assert scoreboard.main(["--runs", str(work / "runs")]) == 0
+    assert rows(capsys.readouterr().out)["alpha"][6] == "1 min 1 s (now recorded)"
+
+
 def test_a_narrow_terminal_gets_two_tables_without_a_broken_word(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,10 +191,12 @@ def _status_without_document(folder: Path, scale: str, since: float) -> str:
 
 
 def _beside(key: str, document: Document | None, recorded: Document | None) -> str:
-    """Write a time or the memory of a document with the recorded one in brackets."""
+    """Write a time or the memory of a document with the recorded one in brackets, unless this is what was recorded."""
     form = format_size if key.endswith("_bytes") else format_duration
     measured = form(document["provenance"][key]) if document is not None else ""
     forecast = form(recorded["provenance"][key]) if recorded is not None else "no forecast"
+    if recorded is not None and document == recorded:
+        forecast = "now recorded"
     return f"{measured} ({forecast})".strip()
 
 

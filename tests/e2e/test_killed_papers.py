@@ -81,6 +81,7 @@ def test_all_papers_as_jobs_of_a_cluster_that_preempts_each(tmp_path: Path) -> N
     seed = time.time_ns()
     print("seed of the moments:", seed)
     moments = random.Random(seed)
+    lasted = {paper: read_json(tmp_path / "alone" / paper / "smoke.json")["provenance"]["wall_s"] for paper in papers()}
     jobs = start(every, tmp_path / "jobs", "--multirun", "hydra/launcher=submitit_local")
     due: dict[str, float] = {}
     preempted: set[str] = set()
@@ -88,7 +89,7 @@ def test_all_papers_as_jobs_of_a_cluster_that_preempts_each(tmp_path: Path) -> N
         time.sleep(0.05)
         for path in (tmp_path / "jobs").glob("*/*/smoke/*/*/run.json"):
             paper = path.relative_to(tmp_path / "jobs").parts[0]
-            due.setdefault(paper, time.monotonic() + moments.uniform(0, 10))
+            due.setdefault(paper, time.monotonic() + moments.uniform(0, 0.5) * lasted[paper])
             if paper not in preempted and time.monotonic() >= due[paper]:
                 record = read_json(path)
                 if record["status"] == "running":
