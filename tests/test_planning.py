@@ -222,3 +222,14 @@ def test_dry_run_tells_what_networks_take_together_where_they_are_alike(
     assert rows[2][8].startswith("activations are not estimated: ")
     assert rows[3] == ["walk", "far", "", "", "", "", "", "", "not counted: a hub's model"]
     assert "none but of a check or a timing: constant." in printed
+
+
+def test_dry_run_names_a_network_that_a_run_could_not_build(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def networks(self: object) -> list[Network]:
+        return [Network(name="wrong", build=lambda: nn.Linear(3, 4), inputs={"input": example(5, 2)})]
+
+    monkeypatch.setattr(experiment_class("iclr_repro.toy.experiments.Walk"), "networks", networks, raising=False)
+    assert toy("paper=toy", "dry_run=true") == 1
+    assert "experiments.walk: a network cannot be built or run: " in capsys.readouterr().err

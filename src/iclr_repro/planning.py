@@ -126,7 +126,8 @@ def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task]) -> tuple[list[Re
         tasks: those that would run.
 
     Returns:
-        What to print, and a line for each data file that is damaged, which a run would stop at.
+        What to print, and a line for each network that cannot be built and each data file that is damaged, which a run
+        would stop at.
     """
     paper, scale = settings["paper"]["name"], settings["scale"]
     made = table(f"{paper} at scale {scale}: nothing is run", "experiment", "seeds", "forecast")
@@ -144,12 +145,12 @@ def dry_run(settings: Mapping[str, Any], tasks: Sequence[Task]) -> tuple[list[Re
                 of_their_own.append(f"experiments.{experiment}.dry_run=true instead: {field.metadata['help']}")
     files, damaged = _data_files(paper)
     summary = f"Runs: {len(tasks)}. {_forecast_sum(document, tasks)}"
-    networks = _networks({name: group[0] for name, group in groups.items()})
-    return [made, summary, *of_their_own, *networks, *files], damaged
+    networks, failing = _networks({name: group[0] for name, group in groups.items()})
+    return [made, summary, *of_their_own, *networks, *files], [*failing, *damaged]
 
 
-def _networks(tasks: Mapping[str, Task]) -> Iterator[RenderableType]:
-    """Yield the table of the experiments' networks, with what they take, and a line for those that have none."""
+def _networks(tasks: Mapping[str, Task]) -> tuple[list[RenderableType], list[str]]:
+    """Make the table of the experiments' networks, with what they take, and lines for those that have none or fail."""
     made = table(
         "Networks: shapes, parameters, and an estimate of memory: weights, gradients, optimizer, kept activations",
         "experiment",
@@ -162,25 +163,30 @@ def _networks(tasks: Mapping[str, Task]) -> Iterator[RenderableType]:
         "of it activations",
         "note",
     )
-    without = []
+    without, failing = [], []
     for name, task in tasks.items():
         experiment = build(name, task.config)
-        networks = list(experiment.networks()) if isinstance(experiment, WithNetworks) else []
-        if not networks:
-            without.append(name)
         rows: dict[tuple[str, ...], list[str]] = {}
-        for network in networks:
-            rows.setdefault(_described(network), []).append(network.name)
+        try:
+            for network in experiment.networks() if isinstance(experiment, WithNetworks) else []:
+                rows.setdefault(_described(network), []).append(network.name)
+        except Exception as error:  # whatever a library says of sizes that do not fit, the run would end with it
+            failing.append(f"experiments.{name}: a network cannot be built or run: {error}")
+            continue
+        if not rows:
+            without.append(name)
         for cells, alike in rows.items():
             made.add_row(name, ", ".join(alike), *cells)
+    shown: list[RenderableType] = []
     if made.row_count:
-        yield made
-        yield (
+        shown += [
+            made,
             "Memory: of a batch, without temporary results, data, what the libraries themselves hold, and a loss that"
-            " is no output; in float32 unless weights are in half precision."
-        )
+            " is no output; in float32 unless weights are in half precision.",
+        ]
     if without:
-        yield f"No networks, or none but of a check or a timing: {', '.join(without)}."
+        shown.append(f"No networks, or none but of a check or a timing: {', '.join(without)}.")
+    return shown, failing
 
 
 def _described(network: Network) -> tuple[str, ...]:

@@ -245,12 +245,12 @@ def _job(config: DictConfig) -> None:
 
 
 def _dry_run(settings: Mapping[str, Any], to_run: Sequence[Task]) -> int:
-    """Print what would run; return 1 if a data file is damaged, which a run would stop at."""
-    described, damaged = planning.dry_run(settings, to_run)
+    """Print what would run; return 1 if there is something that a run would stop at."""
+    described, obstacles = planning.dry_run(settings, to_run)
     console().print(*described, sep="\n")
-    for line in damaged:
+    for line in obstacles:
         _LOG.error("%s", line)
-    return int(bool(damaged))
+    return int(bool(obstacles))
 
 
 def _claims(paper: str) -> list[Claim]:

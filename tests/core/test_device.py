@@ -6,7 +6,6 @@ import pytest
 import threadpoolctl
 import torch
 
-from iclr_repro.core import device
 from iclr_repro.core.device import (
     describe_hardware,
     make_deterministic,
@@ -118,9 +117,9 @@ def test_the_hardware_is_described_with_what_a_timing_depends_on() -> None:
 
 
 def test_the_name_of_the_processor_is_known_where_linux_does_not_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device.Path, "is_file", lambda path: False)
-    monkeypatch.setattr(device.platform, "processor", lambda: "")
-    monkeypatch.setattr(device.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr("iclr_repro.core.device.Path.is_file", lambda path: False)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
     assert describe_hardware(torch.device("cpu"))["cpu"] == "arm64"
 
 

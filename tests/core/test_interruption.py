@@ -9,7 +9,6 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from iclr_repro.core import interruption
 from iclr_repro.core.interruption import Interrupted, deferred_interruption, orderly_interruption
 
 BOTH = pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -57,7 +56,7 @@ def test_inside_a_loop_the_first_signal_waits_for_the_end(signum: int, exit_code
 @BOTH
 def test_the_second_signal_does_not_wait(signum: int, exit_code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = itertools.count()  # between one look at the clock and the next
-    monkeypatch.setattr(interruption.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(seconds)))
 
     def run() -> None:
         send(signum)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from iclr_repro.core import tracking
 from iclr_repro.core.tracking import NoTracker, Tracker, make_tracker
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "tracker"
@@ -131,7 +130,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
         assert name == module
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(tracking.importlib, "import_module", missing)
+    monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(ImportError, match=r"needs the package '[\w.]+', .*pip install 'iclr-repro\[tracking\]'"):
         make(module.rpartition(".")[2], tmp_path)
 

@@ -298,7 +298,7 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, begins: str, answers: Sequ
     return [tokens[-1] for tokens in encoded]
 
 
-class _GumbelNoise(LogitsProcessor):
+class _GumbelNoise(LogitsProcessor):  # type: ignore[misc] # transformers is not checked
     """Makes the greedy choice a draw.
 
     argmax_v (logits[v] / temperature + g[v]), g[v] ~ Gumbel(0, 1), is distributed as softmax(logits / temperature).

@@ -106,7 +106,7 @@ def results_document(
 
 def write_document(document: Mapping[str, Any], runs_dir: Path) -> Path:
     """Write the document to `runs_dir/<paper>/<scale>.json` and return that path."""
-    path = runs_dir / document["paper"] / f"{document['scale']}.json"
+    path: Path = runs_dir / document["paper"] / f"{document['scale']}.json"
     write_json(path, document)
     return path
 
@@ -121,7 +121,7 @@ def record_document(document: Mapping[str, Any], runs_dir: Path, records: Path) 
     scale = document["scale"]
     if scale != "smoke":
         _record_figures(document, runs_dir, folder / "figures" if scale == "cpu" else folder / "figures" / scale)
-    path = folder / "results" / f"{scale}.json"
+    path: Path = folder / "results" / f"{scale}.json"
     write_json(path, document)
     return path
 

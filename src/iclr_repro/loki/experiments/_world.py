@@ -141,7 +141,7 @@ class InTinyWorld:
 
     def _rows(self, batch_size: int, tasks: Iterable[str]) -> dict[str, Tensor]:
         """Return a described batch of training rows, as wide as those of any world of this size."""
-        rng = np.random.default_rng()
+        rng = np.random.default_rng(0)
         world = self._world(rng)
         width = training_rows([world.samples(task, 1, rng) for task in tasks])[0].shape[1]
         return {name: example(batch_size, width, dtype=torch.int64) for name in ("input_ids", "labels")}

@@ -189,7 +189,7 @@ class Implanting(OfPublicModel):
         model, rows = make(), None
         if method in ROW_STRATEGIES:
             strategy = ROW_STRATEGIES[method]
-            rows = select_rows(no_attributions(model), quota, strategy=strategy, rng=np.random.default_rng())
+            rows = select_rows(no_attributions(model), quota, strategy=strategy, rng=np.random.default_rng(0))
         adapted = self._with_method(without_values(method), model, quota, rows, lambda: None)
         self._set_checkpointing(adapted)
         return adapted
