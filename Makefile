@@ -4,14 +4,13 @@ PIP_ARGS ?=
 EXTRAS ?= dev
 SCALE ?= smoke
 JOBS ?= 2
-RECORD ?= false
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup test test-long lint reproduce-all report docs clean
+.PHONY: help setup test test-long lint reproduce-all record report docs clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,7 +24,7 @@ $(VENV)/.done-$(EXTRAS): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
-test: setup ## all tests, side by side (PYTEST_ARGS="-k claims" chooses)
+test: setup ## all tests but the long ones, side by side (PYTEST_ARGS="-k claims" chooses)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-long: setup ## the tests that take many minutes: every paper killed three times, and as a job that is preempted
@@ -38,14 +37,18 @@ lint: setup ## style, types, and which module may import which
 	$(BIN)/lint-imports
 
 # Ctrl-C ends the runs, not the shell, which then tells what came out of it.
-reproduce-all: setup ## all papers at SCALE=smoke|cpu|paper, JOBS at once, then scoreboard and report (RECORD=true: into experiments/)
+reproduce-all: setup ## all papers at SCALE=smoke|cpu|paper, JOBS at once, then the scoreboard and the report
 	@$(BIN)/python -m iclr_repro.scoreboard --forecast --scale $(SCALE) --jobs $(JOBS)
 	@trap : INT; began=$$(date +%s); \
 	papers=$$($(BIN)/python -m iclr_repro.scoreboard --order --scale $(SCALE)) && \
-	$(BIN)/python -m iclr_repro.run --multirun paper=$$papers scale=$(SCALE) record=$(RECORD) \
+	$(BIN)/python -m iclr_repro.run --multirun paper=$$papers scale=$(SCALE) \
 		hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS); status=$$?; \
 	$(BIN)/python -m iclr_repro.scoreboard --scale $(SCALE) --since $$began && \
 	$(BIN)/python -m iclr_repro.report && exit $$status
+
+record: reproduce-all ## the same, and its results into experiments/ (all claims need EXTRAS=dev,benchmarks,federated)
+	$(BIN)/python -m iclr_repro.run --multirun 'paper=glob(*,exclude=none)' scale=$(SCALE) record=true \
+		hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
 
 report: setup ## runs/ -> report/index.html
 	$(BIN)/python -m iclr_repro.report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
 import time
 from collections.abc import Callable
@@ -270,6 +271,25 @@ def test_record_refuses_what_is_not_the_scales_study(
     assert toy("paper=toy", override, "record=true") == exit_code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "experiments").exists()
+
+
+def test_a_record_is_not_replaced_by_one_that_judges_less(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("iclr_repro.run.checkout_dir", lambda: tmp_path)
+    assert toy("paper=toy", "scale=smoke", "record=true") == 0
+    path = tmp_path / "experiments" / "toy" / "results" / "smoke.json"
+    document = read_json(path)
+    (claim,) = (claim for claim in document["claims"] if claim["verdict"] == "not run")
+    claim["verdict"] = "reproduced"  # as it would be with an extra that is not installed here
+    path.write_text(json.dumps(document))
+    capsys.readouterr()
+    assert toy("paper=toy", "scale=smoke", "record=true") == 0
+    assert f"not recorded: {claim['id']} judged in the record and not run here" in capsys.readouterr().err
+    assert read_json(path) == document
+    path.unlink()
+    assert toy("paper=toy", "scale=smoke", "record=true") == 0
+    assert path.is_file()
 
 
 def test_damaged_record_and_result_are_done_again(toy: Toy, work: Path, capsys: pytest.CaptureFixture[str]) -> None:

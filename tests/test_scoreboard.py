@@ -89,13 +89,6 @@ def test_scoreboard_has_a_row_a_paper_with_times_beside_the_forecast(
     assert table["all"][1:5] == ["6", "3", "0", "0"]
 
 
-def test_what_was_just_recorded_is_no_forecast_of_itself(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder in (work / "runs" / "alpha", work / "experiments" / "alpha" / "results"):
-        write(folder / "cpu.json", statuses=("finished",), data=("real",), wall_s=61.0, cpu_s=50.0)
-    assert scoreboard.main(["--runs", str(work / "runs")]) == 0
-    assert rows(capsys.readouterr().out)["alpha"][6] == "1 min 1 s (now recorded)"
-
-
 def test_a_narrow_terminal_gets_two_tables_without_a_broken_word(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,11 +148,9 @@ def test_forecast_says_what_is_recorded_and_what_is_not(work: Path, capsys: pyte
     printed = capsys.readouterr().out
     assert rows(printed)["alpha"] == ["code", "1 min 40 s", "1 min 30 s", "700.0 MiB"]
     assert rows(printed)["gamma"] == ["code", "no forecast", "", ""]
-    assert "In all about 1 min 30 s of processor time, 2 at once, and 2 without a forecast" in printed, (
-        "as long as the longest"
-    )
+    assert "In all about 1 min 30 s with 2 at once, and 2 without a forecast" in printed, "as long as the longest"
     assert scoreboard.main(["--forecast"]) == 0
-    assert "In all about 2 min 0 s of processor time, 1 at once" in capsys.readouterr().out
+    assert "In all about 2 min 0 s with 1 at once" in capsys.readouterr().out
     assert scoreboard.main(["--forecast", "--scale", "smoke"]) == 0
     assert "No forecast: nothing is recorded at this scale." in capsys.readouterr().out
 

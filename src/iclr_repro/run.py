@@ -35,7 +35,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from iclr_repro import command_line, planning
-from iclr_repro._report.documents import verdict_counts
+from iclr_repro._report.documents import Problems, read_results, verdict_counts
 from iclr_repro.core import distributed
 from iclr_repro.core.claims import Claim, claims_of
 from iclr_repro.core.device import select_device
@@ -277,8 +277,26 @@ def _record(document: Mapping[str, Any], runs_dir: Path) -> None:
         _LOG.warning("not recorded: %s did not finish", ", ".join(missing))
     elif document["changed"]:
         _LOG.warning("not recorded: %s differs from the scale's configuration", ", ".join(document["changed"]))
+    elif lost := _no_longer_judged(document, root / "experiments"):
+        _LOG.warning(
+            "not recorded: %s judged in the record and not run here (is an extra or are data missing?);"
+            " delete the record to replace it all the same",
+            ", ".join(lost),
+        )
     else:
         _LOG.info("recorded: %s", record_document(document, runs_dir, root / "experiments"))
+
+
+def _no_longer_judged(document: Mapping[str, Any], records: Path) -> list[str]:
+    """Return the ids of claims that the record of this scale has a verdict on and the document has none."""
+    paper, scale = document["paper"], document["scale"]
+    recorded = read_results(records, f"{paper}/results/{scale}.json", Problems()).get(paper, {}).get(scale)
+    verdicts = {claim["id"]: claim["verdict"] for claim in document["claims"]}
+    return [
+        claim["id"]
+        for claim in (recorded["claims"] if recorded else [])
+        if claim["verdict"] != "not run" and verdicts.get(claim["id"]) == "not run"
+    ]
 
 
 def _exit_code(outcomes: Sequence[Outcome]) -> int:

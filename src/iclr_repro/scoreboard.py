@@ -171,7 +171,7 @@ def _forecast_sum(recorded: Mapping[str, Document], jobs: int) -> str:
     total = format_duration(max(max(times), sum(times) / jobs))
     without = len(papers()) - len(times)
     unknown = f", and {without} without a forecast" if without else ""
-    return f"In all about {total} of processor time, {jobs} at once{unknown}; what is finished is not run again."
+    return f"In all about {total} with {jobs} at once{unknown}; what is finished is not run again."
 
 
 def _status(document: Document) -> str:
@@ -191,12 +191,10 @@ def _status_without_document(folder: Path, scale: str, since: float) -> str:
 
 
 def _beside(key: str, document: Document | None, recorded: Document | None) -> str:
-    """Write a time or the memory of a document with the recorded one in brackets, unless this is what was recorded."""
+    """Write a time or the memory of a document with the recorded one in brackets."""
     form = format_size if key.endswith("_bytes") else format_duration
     measured = form(document["provenance"][key]) if document is not None else ""
     forecast = form(recorded["provenance"][key]) if recorded is not None else "no forecast"
-    if recorded is not None and document == recorded:
-        forecast = "now recorded"
     return f"{measured} ({forecast})".strip()
 
 

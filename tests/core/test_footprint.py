@@ -174,7 +174,7 @@ def test_checks_of_values_pass_and_other_questions_are_told_as_the_reason() -> N
 def test_what_a_module_refuses_is_not_taken_for_missing_values() -> None:
     with pytest.raises(TypeError, match="unexpected keyword"):
         footprint(Network(name="wrong", build=mlp, inputs={"x": example(5, 3)}))
-    with pytest.raises(RuntimeError, match="same reduction dim|cannot be multiplied"):
+    with pytest.raises(RuntimeError, match=r"same reduction dim|cannot be multiplied"):
         footprint(Network(name="wrong", build=mlp, inputs={"input": example(5, 4)}))
 
 
