@@ -193,9 +193,9 @@ def start_make(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     python.chmod(0o755)
     (tmp_path / "venv" / ".done-dev").touch()
 
-    def start(exit_code: int, wait: int = 0) -> subprocess.Popen[str]:
+    def start(exit_code: int, wait: int = 0, target: str = "reproduce-all") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["make", "reproduce-all", f"VENV={tmp_path / 'venv'}", "EXTRAS=dev"],
+            ["make", target, f"VENV={tmp_path / 'venv'}", "EXTRAS=dev"],
             cwd=ROOT,
             env={**os.environ, "CALLS": str(tmp_path / "calls"), "EXIT_CODE": str(exit_code), "WAIT": str(wait)},
             start_new_session=True,
@@ -216,6 +216,15 @@ def test_reproduce_all_ends_with_scoreboard_and_report_and_keeps_the_exit_code(
     assert (tmp_path / "calls").read_text().splitlines() == ALL_CALLS
     assert (make.returncode, "Error" in err) == ((2, True) if exit_code else (0, False))
     assert exit_code == 0 or f"Error {exit_code}" in err
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_only_what_ran_without_failure_is_recorded(
+    start_make: Callable[..., subprocess.Popen[str]], tmp_path: Path, exit_code: int
+) -> None:
+    start_make(exit_code, target="record").communicate(timeout=60)
+    recording = [] if exit_code else ["iclr_repro.run --multirun"]
+    assert (tmp_path / "calls").read_text().splitlines() == [*ALL_CALLS, *recording]
 
 
 def test_scoreboard_follows_ctrl_c(start_make: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:

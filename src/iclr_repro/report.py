@@ -33,6 +33,7 @@ from iclr_repro._report.documents import (
     data_kind,
     read_differences,
     read_results,
+    status_of,
     verdict_counts,
 )
 from iclr_repro._report.evidence import embed_figure, learning_curves, read_table
@@ -185,6 +186,7 @@ def _section(document: Document, evidence: Mapping[str, _Evidence]) -> dict[str,
         "same_key": False,
         "counts": verdict_counts(document),
         "data": data_kind(document),
+        "status": status_of(document),
         "num_failed": sum(entry["status"] == "failed" for entry in document["experiments"].values()),
         "evidence": evidence,
     }

@@ -21,7 +21,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from iclr_repro._report.documents import VERDICTS, Document, Problems, data_kind, read_results, verdict_counts
+from iclr_repro._report.documents import (
+    VERDICTS,
+    Document,
+    Problems,
+    data_kind,
+    read_results,
+    status_of,
+    verdict_counts,
+)
 from iclr_repro._report.formats import format_duration, format_size
 from iclr_repro.choices import paper_files, papers, scales
 from iclr_repro.core.resources import records_dir
@@ -129,7 +137,7 @@ def scoreboard(
             found = verdict_counts(document)
             counts, data = [str(count) for count in found.values()], data_kind(document)
             totals = {verdict: totals[verdict] + found[verdict] for verdict in VERDICTS}
-        ended = _status(document) if document is not None else _status_without_document(runs / paper, scale, since)
+        ended = status_of(document) if document is not None else _status_without_document(runs / paper, scale, since)
         status = Text(ended, style=next(style for word, style in _STATUS_STYLES.items() if ended.startswith(word)))
         times = [_beside(key, document, recorded.get(paper)) for key in ("wall_s", "cpu_s", "peak_memory_bytes")]
         rows.append((paper, content["paper"]["fidelity"], counts, data, times, status))
@@ -172,17 +180,6 @@ def _forecast_sum(recorded: Mapping[str, Document], jobs: int) -> str:
     without = len(papers()) - len(times)
     unknown = f", and {without} without a forecast" if without else ""
     return f"In all about {total} with {jobs} at once{unknown}; what is finished is not run again."
-
-
-def _status(document: Document) -> str:
-    """Say how a paper ended: as its worst experiment, how many finished where not all did, and what was changed."""
-    statuses = [entry["status"] for entry in document["experiments"].values()]
-    worst = next((word for word in ("failed", "interrupted", "not run") if word in statuses), "finished")
-    if worst == "not run" and "finished" in statuses:
-        worst = "partly run"
-    finished = "" if worst == "finished" else f" ({statuses.count('finished')} of {len(statuses)} finished)"
-    changed = f", with {' '.join(document['changed'])}" if document["changed"] else ""
-    return f"{worst}{finished}{changed}"
 
 
 def _status_without_document(folder: Path, scale: str, since: float) -> str:

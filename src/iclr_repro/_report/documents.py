@@ -130,6 +130,17 @@ def read_results(folder: Path, pattern: str, problems: Problems) -> dict[str, di
     return found
 
 
+def status_of(document: Document) -> str:
+    """Say how a paper ended: as its worst experiment, how many finished where not all did, and what was changed."""
+    statuses = [entry["status"] for entry in document["experiments"].values()]
+    worst = next((word for word in ("failed", "interrupted", "not run") if word in statuses), "finished")
+    if worst == "not run" and "finished" in statuses:
+        worst = "partly run"
+    finished = "" if worst == "finished" else f" ({statuses.count('finished')} of {len(statuses)} finished)"
+    changed = f", with {' '.join(document['changed'])}" if document["changed"] else ""
+    return f"{worst}{finished}{changed}"
+
+
 def verdict_counts(document: Document) -> dict[str, int]:
     """Count the claims with each verdict."""
     verdicts = [claim["verdict"] for claim in document["claims"]]

@@ -23,13 +23,14 @@ async function copy(code) {
   }
 }
 
-// Filters over rows that carry the values in data attributes.
+// Filters over rows that carry the values, joined by ";", in data attributes.
 for (const form of document.querySelectorAll("form.filters")) {
   const rows = [...document.querySelectorAll("tr[data-verdict]")];
   const filter = () => {
     const wanted = [...new FormData(form)].filter(([, value]) => value);
-    for (const row of rows) row.hidden = wanted.some(([name, value]) => row.dataset[name] !== value);
-    form.querySelector("output").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} claims`;
+    for (const row of rows) row.hidden = !wanted.every(([name, value]) => row.dataset[name].split(";").includes(value));
+    form.querySelector("output").textContent =
+      `${rows.filter((row) => !row.hidden).length} of ${rows.length} ${form.dataset.noun}`;
   };
   form.hidden = false;
   form.addEventListener("change", filter);
