@@ -1,4 +1,4 @@
-"""The Python examples of README run as they stand, but for sizes and the public models, which are tiny random ones."""
+"""README: its Python examples run as they stand, but for sizes and public models, which are tiny random ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModel, Qwen2Config, Qwen2ForCausalLM, XLMRobertaConfig
 
+from iclr_repro import command_line
+from iclr_repro.choices import papers
 from iclr_repro.loki.chat import byte_tokenizer
 from support import ROOT
 
@@ -63,3 +65,9 @@ def test_every_shrunk_size_is_still_in_readme() -> None:
     """Else an example would run at full size, or with a model from the hub."""
     text = "".join(EXAMPLES)
     assert all(size in text for size in [*SMALLER, DECODER, ENCODER])
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "paper"])
+@pytest.mark.parametrize("paper", papers())
+def test_the_command_for_all_speed_ratios_finds_an_experiment_in_every_paper(paper: str, scale: str) -> None:
+    assert "efficiency" in command_line.compose([f"paper={paper}", f"scale={scale}"]).experiments

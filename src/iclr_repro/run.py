@@ -197,7 +197,11 @@ def _through_hydra(arguments: list[str]) -> int:
     except Interrupted as stop:
         exit_code = stop.exit_code
     except Exception as error:
-        if _Stop.received is None:  # else these are workers that were told to stop and are reported as lost
+        # Submitit tells of a job that ended without a result by an error with the job's whole log as its message.
+        if type(error).__module__.startswith("submitit.") and str(error).startswith("Job "):
+            _LOG.error("a job of the cluster did not come to its end; its messages: .multirun/.submitit in runs_dir")
+            exit_code = 1
+        elif _Stop.received is None:  # else these are workers that were told to stop and are reported as lost
             if full_error == "1":
                 raise
             raise command_line.UsageError(command_line.explain(error, arguments)) from error

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from iclr_repro import command_line
 from iclr_repro import run as command
-from iclr_repro.choices import papers
+from iclr_repro.choices import paper_files, papers
 
 SETTINGS = (
     "only",
@@ -29,7 +29,7 @@ SETTINGS = (
     "tracker",
     "paper.title",
 )
-CASES_OF_A_PAPER = 25  # at least 200 in all
+CASES_OF_AN_EXPERIMENT = 3  # at least 200 in all
 
 numbers = st.one_of(
     st.integers(-(10**30), 10**30), st.floats(), st.sampled_from([0, -1, 1, 1e-300, -0.0, 1e308, float("nan")])
@@ -50,10 +50,14 @@ words = st.one_of(
 )
 
 
+EXPERIMENTS = [
+    (paper, experiment) for paper, content in paper_files().items() for experiment in [*content["experiments"], None]
+]
+
+
 @cache
-def parameters(paper: str) -> list[str]:
-    experiments = command_line.compose([f"paper={paper}", "scale=smoke"]).experiments
-    return [f"experiments.{name}.{key}" for name, config in experiments.items() for key in config]
+def composed(paper: str, scale: str) -> Any:
+    return command_line.compose([f"paper={paper}", f"scale={scale}"]).experiments
 
 
 class Accepted(BaseException):
@@ -77,9 +81,9 @@ def test_what_is_right_is_taken(paper: str) -> None:
 
 
 @pytest.mark.usefixtures("nothing_runs")
-@pytest.mark.parametrize("paper", papers())
+@pytest.mark.parametrize(("paper", "experiment"), EXPERIMENTS)
 @settings(
-    max_examples=CASES_OF_A_PAPER,
+    max_examples=CASES_OF_AN_EXPERIMENT,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],
@@ -88,15 +92,23 @@ def test_what_is_right_is_taken(paper: str) -> None:
 )
 @given(data=st.data())
 def test_any_value_is_taken_or_refused_in_plain_words(
-    paper: str, data: st.DataObject, capsys: pytest.CaptureFixture[str]
+    paper: str, experiment: str | None, data: st.DataObject, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    key = data.draw(st.sampled_from([*parameters(paper), *SETTINGS]), label="key")
+    scale = "smoke" if experiment is None or experiment in composed(paper, "smoke") else "paper"
+    keys = (
+        SETTINGS
+        if experiment is None
+        else [f"experiments.{experiment}.{key}" for key in composed(paper, scale)[experiment]]
+    )
+    key = data.draw(st.sampled_from(keys), label="key")
     value = data.draw(st.one_of(values, words), label="value")
     prefix = data.draw(st.sampled_from(["", "", "", "+", "++", "~"]), label="prefix")
+    arguments = [f"paper={paper}", f"scale={scale}", f"{prefix}{key}={value}"]
     capsys.readouterr()
     try:
-        exit_code = command.main([f"paper={paper}", "scale=smoke", f"{prefix}{key}={value}"])
-    except Accepted:
+        exit_code = command.main(arguments)
+    except Accepted:  # then the dry run, which builds the networks, ends as well, and says what it cannot build
+        assert command.main([*arguments, f"only=[{experiment or ''}]", "dry_run=true"]) in (0, 1)
         return
     err = capsys.readouterr().err
     assert exit_code == 2

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,22 +241,47 @@ def test_launched_processes_refuse_jobs(toy_configs: Path, work: Path) -> None:
     assert done.stderr == "jobs: several launched processes make one run together: use jobs=1\n"
 
 
-def test_job_of_a_cluster_that_is_preempted_goes_on_to_the_same_result(
-    start_toy: Start, work: Path, tmp_path: Path, uninterrupted: dict[str, Any]
-) -> None:
+@pytest.fixture
+def start_job(start_toy: Start, tmp_path: Path) -> Start:
+    """Return a function that starts the slow walk as a job of submitit's local executor."""
     pytest.importorskip("submitit", reason="needs pip install 'iclr-repro[cluster]'")
     # Its jobs are processes that know nothing of the test paper.
     (tmp_path / "sitecustomize.py").write_text("import run_toy\n")
     environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{TOYS}", "TOY_CONFIGS": str(tmp_path / "configs")}
-    process = start_toy("--multirun", *SLOW_WALK, "hydra/launcher=submitit_local", **environment)
+    return partial(start_toy, "--multirun", *SLOW_WALK, "hydra/launcher=submitit_local", **environment)
+
+
+# By submitit's rules a job of an hour that is warned after seconds is preempted, one of a minute has reached its time.
+@pytest.mark.parametrize(("minutes", "why"), [(60, "preempted"), (1, "timed-out")])
+def test_job_of_a_cluster_that_is_warned_of_its_end_goes_on_to_the_same_result(
+    start_job: Start, work: Path, uninterrupted: dict[str, Any], minutes: int, why: str
+) -> None:
+    process = start_job(f"hydra.launcher.timeout_min={minutes}")
     wait_for_steps(process, work, 3)
-    preempted = read_json(only_run(work) / "run.json")["process"]["pid"]
-    os.kill(preempted, signal.SIGUSR2)  # as Slurm does before it takes a node away
+    first = read_json(only_run(work) / "run.json")["process"]["pid"]
+    os.kill(first, signal.SIGUSR2)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    assert read_json(only_run(work) / "run.json")["process"]["pid"] != preempted
-    assert "going on (status was running), from step" in "".join(
-        path.read_text() for path in work.glob("runs/.multirun/.submitit/*/*_log.err")
-    )
+    assert read_json(only_run(work) / "run.json")["process"]["pid"] != first
+    log = "".join(path.read_text() for path in work.glob("runs/.multirun/.submitit/*/*_log.err"))
+    assert f"this job is {why}" in log
+    assert "going on (status was running), from step" in log
     assert read_json(only_run(work) / "result.json") == uninterrupted
     assert len(metric_lines(work)) == 65
+
+
+def test_job_of_a_cluster_that_is_ended_by_sigterm_goes_on_when_called_again(
+    start_job: Start, work: Path, uninterrupted: dict[str, Any]
+) -> None:
+    process = start_job()
+    wait_for_steps(process, work, 3)
+    os.kill(read_json(only_run(work) / "run.json")["process"]["pid"], signal.SIGTERM)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "a job of the cluster did not come to its end" in err
+    assert "Traceback" not in err
+    assert status(only_run(work)) == "interrupted"
+    again = start_job()
+    _, err = again.communicate(timeout=200)
+    assert again.returncode == 0, err
+    assert read_json(only_run(work) / "result.json") == uninterrupted

@@ -118,6 +118,15 @@ def test_a_faulty_client_is_left_out_and_the_weights_renormalised(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_finite_values_that_are_wrong_on_purpose_are_averaged(engine: Engine) -> None:
+    """There is no robust aggregation: who needs it gives a strategy of their own."""
+    poison = with_parameters(lambda parameters: {name: np.full_like(parameters[name], 1e6) for name in parameters})
+    result = run(Adder({3: poison}), engine=engine)
+    assert result.num_clients == [4]
+    assert result.parameters["b"] == pytest.approx(np.full(2, (1 + 4 + 9 + 4e6) / 10))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_late_client_is_left_out(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     def late(update: ClientUpdate) -> ClientUpdate:
         time.sleep(0.2)
