@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from iclr_repro import report
 from iclr_repro._report.formats import format_duration, format_number, format_size
 from report_tree import HOSTILE, claim, document, quiet_attention, write_json, write_tree
+from support import ROOT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -429,6 +430,22 @@ def test_headings_tables_and_pictures_are_accessible(page: Page, site: Path, nam
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 380])
 def test_axe_finds_nothing_serious(browser: Browser, site: Path, width: int, scheme: Literal["light", "dark"]) -> None:
+    assert serious_faults(browser, site, width, scheme) == []
+
+
+@pytest.mark.browser
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (380, "dark")])
+def test_axe_finds_nothing_serious_in_the_report_of_the_records(
+    browser: Browser, tmp_path: Path, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    assert report.write_report(tmp_path / "runs", records=ROOT / "experiments", out=tmp_path / "report") == []
+    assert serious_faults(browser, tmp_path / "report", width, scheme) == []
+
+
+def serious_faults(browser: Browser, site: Path, width: int, scheme: Literal["light", "dark"]) -> list[Any]:
+    """Return what axe-core finds serious or critical: page, rule, element, what to do."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     found = []
@@ -441,7 +458,7 @@ def test_axe_finds_nothing_serious(browser: Browser, site: Path, width: int, sch
             for node in one["nodes"]
         ]
     context.close()
-    assert found == []
+    return found
 
 
 @pytest.mark.browser

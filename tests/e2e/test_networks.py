@@ -1,4 +1,4 @@
-"""The networks that experiments tell for a dry run are those that they build: names and shapes of all parameters."""
+"""The networks that experiments tell for a dry run are those that they build, as far as a run counts or shows them."""
 
 from __future__ import annotations
 

@@ -27,6 +27,8 @@ def render_note(path: Path) -> Markup:
             token.tag = f"h{int(token.tag[1]) + 1}"
         elif token.type == "th_open":
             token.attrSet("scope", "col")
+        elif token.type in ("fence", "code_block", "table_open"):
+            token.attrSet("tabindex", "0")  # wider than a phone: the keyboard scrolls what has the focus
     return Markup(parser.renderer.render(tokens, parser.options, {}))
 
 
