@@ -237,8 +237,8 @@ def test_the_index_has_a_row_a_paper_and_leads_to_its_page(page: Page, site: Pat
     rows = page.locator("table.index tbody tr")
     assert rows.count() == 3
     cells = rows.nth(1).locator("td").all_inner_texts()
-    took = ["2 min 41 s", "2 min 40 s"]
-    assert cells == ["paper", "2", "1", "1", "1", *took, "cpu", "real", "failed (1 of 2 finished)"]
+    took = "2 min 41 s\nCPU 2 min 40 s"
+    assert cells == ["paper", "2", "1", "1", "1", took, "real\nscale cpu", "failed (1 of 2 finished)"]
     assert "1 experiment failed" in rows.nth(1).inner_text()
     assert "recorded result" in rows.nth(0).inner_text()
 
