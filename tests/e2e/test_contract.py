@@ -153,7 +153,8 @@ def test_smoke_is_judged_as_the_papers_page_shows(
     }
     assert same_data
     for entry, expected in zip(found["claims"], recorded["claims"], strict=True):
-        if same_data.issuperset(entry["experiments"]):
+        needs_an_extra = re.search(r"\(extra `\w+`\)", entry["statement"]) and entry["verdict"] == "not run"
+        if same_data.issuperset(entry["experiments"]) and not needs_an_extra:
             assert (entry["id"], entry["verdict"]) == (expected["id"], expected["verdict"]), entry
 
 
