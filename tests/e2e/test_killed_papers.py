@@ -114,7 +114,7 @@ def test_all_papers_as_jobs_of_a_cluster_that_preempts_each(tmp_path: Path) -> N
     assert all(one.result() for one in preempted)
     logs = [path.read_text() for path in (tmp_path / "jobs").glob(".multirun/.submitit/*/*_log.err")]
     assert len(logs) == len(papers())
-    assert all("this job is preempted" in log for log in logs)
+    assert all("this job is preempted" in log and "going on (status was running)" in log for log in logs)
     for paper in papers():
         assert_same(metrics(tmp_path / "jobs" / paper), metrics(tmp_path / "alone" / paper))
 

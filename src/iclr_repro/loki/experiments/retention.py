@@ -104,7 +104,7 @@ class Retention(InTinyWorld):
     def networks(self) -> Iterator[Network]:
         """Describe the pretraining, and each method with as many rows as it selects."""
         yield from super().networks()
-        rows = self._selected(np.zeros((1, self.num_layers, self.hidden_size)), np.random.default_rng)
+        rows = self._selected(np.zeros((1, self.num_layers, self.hidden_size)), lambda: np.random.default_rng(0))
         batch = self._rows(min(self.batch_size, self.num_entities), ["newf"])
         for method in self.methods:
             build = partial(self._described, method, rows.get(method))
